@@ -1,0 +1,1 @@
+"""Stage 6, attempt: outcomes become changes of the queue: done, retry at, bounce."""

@@ -1,0 +1,30 @@
+"""What was tried for a delivery, and its outcomes: what a relayer reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at one delivery, settled.
+
+    `outcomes` has every recipient's number exactly once.  `peer` is `name[address]:port`, empty if no connection
+    was made; `tls` is empty for clear text, else version and what authenticated the peer (`1.3/encrypted`,
+    `1.3/verified`).  `relays_dsn` tells that the peer offered DSN and so took over the duty to notify of success
+    (RFC 3461 section 5.2.2).  `retry_at`: for Deferred outcomes of scope HOST, when the site is tried again.
+    """
+
+    delivery: Delivery
+    outcomes: Mapping[int, Outcome]
+    ended: datetime
+    peer: str = ""
+    tls: str = ""
+    relays_dsn: bool = False
+    seconds: float = 0.0
+    retry_at: datetime | None = None

@@ -1,0 +1,74 @@
+"""Where mail goes: a site, its hosts, their addresses, and what a connection to them demands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class TlsPolicy(Enum):
+    """What a connection demands of TLS (RFC 3207), weakest first."""
+
+    NONE = "none"  # never STARTTLS
+    OPPORTUNISTIC = "opportunistic"  # encrypt if it works, whoever the peer is; else clear text
+    REQUIRE = "require"  # encrypt, whoever the peer is; else defer
+    VERIFY = "verify"  # encrypt to a peer that proves its name; else defer
+
+
+class AddressFamily(Enum):
+    """Which addresses of a host are used, and which first."""
+
+    ANY = "any"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    PREFER_IPV4 = "prefer-ipv4"
+    PREFER_IPV6 = "prefer-ipv6"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """For SMTP AUTH (RFC 4954).  The password is never shown."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One mail exchanger or smart host: a name (lower-case A-label) or an IP address, and a port."""
+
+    name: str
+    port: int = 25
+    implicit_tls: bool = False  # TLS from the first byte (RFC 8314 section 3.3)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What destinations resolve to: the unit of connections, limits and back-off.
+
+    `key` names it in the queue, the log and the command line, and is equal for equal sites across restarts: the
+    hosts in order for mail exchangers, `route:NAME` for a smart-host route.  `hosts` are groups of equal preference,
+    best first; within a group the order is chosen anew for each connection (RFC 5321 section 5.1).
+    """
+
+    key: str
+    hosts: tuple[tuple[Host, ...], ...]
+    tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    credentials: Credentials | None = None
+    source_addresses: tuple[str, ...] = ()
+    address_family: AddressFamily = AddressFamily.ANY
+    configured: bool = False  # by a [[route]]: exempt from the rules on loopback and private targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One address of one host: what a connection is opened to."""
+
+    host: Host
+    address: str  # an IP address, as text
+
+    def __str__(self) -> str:
+        return f"{self.host.name}[{self.address}]:{self.host.port}"

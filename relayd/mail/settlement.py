@@ -1,0 +1,50 @@
+"""What an attempt changes in the queue, and whom that obliges us to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from relayd.mail.address import Address
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Body
+from relayd.mail.recipient import Recipient
+
+
+class Action(Enum):
+    """What a notification says of a recipient (RFC 3464 section 2.3.3)."""
+
+    FAILED = "failed"
+    DELAYED = "delayed"
+    RELAYED = "relayed"  # delivered to a server that cannot itself notify of success
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """A delivery's recipients as they stand after an attempt.
+
+    `notices` says, by number, of which recipients the sender must be told what; the queue keeps that in the same
+    commit, so that each notification is made exactly once.
+    """
+
+    delivery: Delivery
+    recipients: tuple[Recipient, ...]
+    notices: Mapping[int, Action] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A notification that is owed: one for each message and action.  `id` is the queue id it will have, fixed when
+    the debt was recorded, so that making it twice makes the same one."""
+
+    id: str
+    action: Action
+    message_id: str
+    reverse_path: Address
+    recipients: tuple[Recipient, ...]
+    body: Body
+    arrived: datetime
+    ret: str | None = None
+    envid: str | None = None

@@ -1,0 +1,1 @@
+"""Events, log, counters: they read, they never decide."""

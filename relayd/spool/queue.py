@@ -1,0 +1,155 @@
+"""The Queue contract: every implementation passes tests/contracts/test_queue.py.
+
+A queue keeps messages, one row per recipient, and what is owed for them.  Each method that changes something is
+durable when it returns (one commit may serve many callers), and after a crash at any instant it has happened
+wholly or not at all.  Times are aware datetimes, given by the caller; `now` is never read from a clock.
+
+Invariants:
+
+    A recipient is in at most one unexpired claim.
+    A claim is never empty, and never hands out what is held, final, not due or claimed already.
+    A message leaves the queue when all its recipients are final and no notice is owed; it leaves a history row.
+    A body may be unlinked only after that row is durable, and the row dropped only after the body is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Message
+from relayd.mail.recipient import Recipient
+from relayd.mail.settlement import Notice, Settlement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A destination with mail that may be tried now: how many recipients (counted up to a bound), and since when."""
+
+    destination: str
+    recipients: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRow:
+    """What the queue remembers of a site across restarts: its back-off."""
+
+    key: str
+    failures: int
+    retry_at: datetime
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A message as the command line shows it, with all its recipients."""
+
+    message: Message
+    in_flight: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRow:
+    """A finished message: who, what became of each recipient, when."""
+
+    id: str
+    arrived: datetime
+    finished: datetime
+    sender: str  # "" for <>
+    size: int
+    recipients: tuple[Recipient, ...]
+
+
+class Queue(Protocol):
+    """See the module."""
+
+    async def add(self, messages: Sequence[Message]) -> None:
+        """Add messages, due at once; one that is there already, or finished, is left as it is.
+
+        A message whose id is that of an owed notice settles that debt in the same commit.
+
+        Raises:
+            QueueError: nothing was added.
+        """
+
+    async def due(self, now: datetime, limit: int) -> list[Due]:
+        """Return up to `limit` destinations that have something to claim at `now`, the longest waiting first."""
+
+    async def claim(
+        self, destinations: Collection[str], limit: int, now: datetime, *, until: datetime
+    ) -> list[Delivery]:
+        """Lease what is due at these destinations (all of one site), the longest due first, until `until`.
+
+        At most `limit` deliveries; a message's due recipients at the site come together, at most 1,000 in one
+        delivery.  All deliveries of one call share a lease.
+        """
+
+    async def renew(self, leases: Collection[int], until: datetime) -> None:
+        """Move the end of leases that are still ours."""
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """End the claim on deliveries that were not tried: they are due as before."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Record how recipients stand, and the notices owed, in one commit; their claim ends.
+
+        Status changes follow `mail.recipient.CHANGES`: one that is not allowed any more (the operator removed it
+        meanwhile) is left out, but Delivered is always taken.  A removal asked for during the attempt takes effect.
+        """
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        """Return the earliest time after `now` at which something falls due, None if nothing waits."""
+
+    async def expire(self, arrived_before: datetime, limit: int, now: datetime, *, until: datetime) -> list[Delivery]:
+        """Claim what is not final, held or in flight and arrived before, due or not, to be settled as failed."""
+
+    async def warn(self, arrived_before: datetime, limit: int) -> int:
+        """Owe a delay notice, once per message, for recipients that still wait and whose sender may be told
+        (RFC 3461 section 4.1: not where NOTIFY lacks DELAY; where it was not given, yes).  Return how many messages."""
+
+    async def notices(self, limit: int) -> list[Notice]:
+        """Return notices that are owed, oldest first; each stays owed until `add` of the message with its id."""
+
+    async def drop_notice(self, notice_id: str) -> None:
+        """Forget a notice that cannot be made (its sender has no address to be told at)."""
+
+    async def sites(self) -> list[SiteRow]:
+        """Return the sites that back off."""
+
+    async def back_off(self, site: SiteRow) -> None:
+        """Remember that a site backs off; `failures` 0 forgets it."""
+
+    async def withdrawn(self) -> frozenset[str]:
+        """Return the ids of claimed messages that an operator has held or removed since they were claimed."""
+
+    def messages(self, *, limit: int | None = None) -> AsyncIterator[Listed]:
+        """Yield the messages in the queue, oldest first, without keeping them all in memory."""
+
+    async def show(self, message_id: str) -> Listed | HistoryRow | None:
+        """Return a message of the queue or of the history."""
+
+    async def hold(self, message_ids: Collection[str]) -> int:
+        """Keep them from being claimed; what is in flight settles first.  Return how many were found."""
+
+    async def release(self, message_ids: Collection[str]) -> int:
+        """Undo `hold`."""
+
+    async def retry(self, message_ids: Collection[str], now: datetime) -> int:
+        """Make all their waiting recipients due at `now`, and forget the back-off of sites."""
+
+    async def remove(self, message_ids: Collection[str], now: datetime) -> int:
+        """Make their recipients removed, without a notification; what is in flight settles first, and a Delivered
+        wins."""
+
+    async def finished_bodies(self, now: datetime, limit: int) -> list[str]:
+        """Return ids of finished messages whose bodies are to be unlinked."""
+
+    async def bodies_gone(self, message_ids: Collection[str]) -> None:
+        """Record that bodies are unlinked."""
+
+    async def forget(self, finished_before: datetime, limit: int) -> int:
+        """Drop history rows whose bodies are gone.  Return how many."""
