@@ -1,0 +1,152 @@
+"""What happened, as values: what the log writes, the counters count and `relayd demo` shows.
+
+A stage takes an `Events`, a callable, and tells it; it never learns who listens.  Texts may come from a hostile
+peer or file name: whoever prints them escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from relayd.mail.message import Message
+from relayd.mail.recipient import Recipient
+from relayd.mail.settlement import Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A message is durable in the queue; from now on it is ours.  `file` is the name it was dropped under."""
+
+    message: Message
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRejected:
+    """A dropped file was not understood and went to `rejected/`."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileLeft:
+    """A dropped file stays where it is: unreadable, a link, not a regular file.  Told once for each file."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempted:
+    """One recipient's attempt is settled and durable; `recipient` is as it stands now."""
+
+    id: str
+    recipient: Recipient
+    tls: str
+    seconds: float
+    age: float  # seconds since the message arrived
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notified:
+    """A notification is in the queue as message `id`."""
+
+    id: str
+    action: Action
+    message_id: str
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationDropped:
+    """No notification was made, because there is nobody to tell (a message from `<>`)."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteBackedOff:
+    """A site could not be used; it is tried again at `retry_at`."""
+
+    site: str
+    failures: int
+    retry_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRecovered:
+    """A site that backed off took mail again."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """Found in flight at the start, its end may have left: marked "possible duplicate"."""
+
+    id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAfterDeaths:
+    """The daemon died `deaths` times with this message in hand; it is held."""
+
+    id: str
+    deaths: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded:
+    """A part cannot do its work now; nothing is lost, and it is tried again."""
+
+    part: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A degraded part works again."""
+
+    part: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifecycle:
+    """The daemon: started, stopping, stopped, reloaded; `detail` in words."""
+
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Our own trouble: an exception where none was expected.  `detail` is one line."""
+
+    part: str
+    detail: str
+
+
+Event: TypeAlias = (
+    Accepted
+    | FileRejected
+    | FileLeft
+    | Attempted
+    | Notified
+    | NotificationDropped
+    | SiteBackedOff
+    | SiteRecovered
+    | Marked
+    | HeldAfterDeaths
+    | Degraded
+    | Restored
+    | Lifecycle
+    | Trouble
+)
+Events: TypeAlias = Callable[[Event], None]
