@@ -1,0 +1,402 @@
+"""RelayManager: takes in what was dropped, finds out where it goes, starts relayers while there is room.
+
+`check_state` is the heart.  It runs every `check_interval`, and at once when a file arrives, a relayer ends, a retry
+falls due or an operator did something.  It holds no rule of its own: which site may start a relayer is the
+scheduler's decision, where mail goes the router's, what an attempt means the attempt manager's.
+
+What the reader must not break:
+
+    An exception in one relayer, one look-up or one round of check_state is told and stays there: the daemon lives.
+    Every delivery that was claimed is settled, given back, or left to the end of its lease; never forgotten.
+    A relayer's slot is released exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.events import Accepted, Degraded, Events, Restored, Trouble
+from relayd.mail.message import Message
+from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.reply import EnhancedStatus
+from relayd.mail.route import Site
+from relayd.mail.submission import Submission
+from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
+from relayd.schedule.scheduler import Scheduler, Turn
+
+INTAKE = 500  # files taken in one commit
+LOOK_UPS = 100  # destinations looked up at the same time
+LEASE = timedelta(minutes=10)  # renewed three times in its life; only a daemon that hangs loses it
+SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerSettings:
+    """The manager's own settings."""
+
+    check_interval: timedelta = timedelta(seconds=5)
+    max_connections: int = 100
+
+
+class RelayManager:
+    """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore."""
+
+    def __init__(
+        self,
+        settings: ManagerSettings,
+        *,
+        scheduler: Scheduler,
+        pickup: Pickup,
+        spool: Spool,
+        queue: Queue,
+        router: Router,
+        attempts: Attempts,
+        new_relayer: Callable[[Site], Relayer],
+        clock: Callable[[], datetime],
+        events: Events,
+    ) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+        self._pickup = pickup
+        self._spool = spool
+        self._queue = queue
+        self._router = router
+        self._attempts = attempts
+        self._new_relayer = new_relayer
+        self._clock = clock
+        self._events = events
+        self._slots = asyncio.Semaphore(settings.max_connections)
+        self._look_ups = asyncio.Semaphore(LOOK_UPS)
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relaying: set[asyncio.Task[None]] = set()
+        self._looking_up: set[asyncio.Task[None]] = set()
+        self._relayers: set[Relayer] = set()
+        self._sites: dict[str, Site] = {}
+        self._routing: Counter[str] = Counter()
+        self._leases: set[int] = set()
+        self._withdrawn: frozenset[str] = frozenset()
+        self._scan_at: datetime | None = None  # None: at once
+        self._retries_changed = False  # something may fall due before `_scan_at`
+        self._degraded = False
+        self._stopping = False
+
+    # what others tell it
+
+    def wake(self) -> None:
+        """Run check_state soon."""
+        self._wake.set()
+
+    def arrived(self, messages: Iterable[Message]) -> None:
+        """Messages were added to the queue: find out where they go."""
+        waiting = Counter(r.address.domain for m in messages for r in m.envelope.recipients)
+        for destination, recipients in waiting.items():
+            self._mail_for(destination, recipients)
+
+    def withdrawn(self, message_id: str) -> bool:
+        """Whether an operator held or removed a message that is in core."""
+        return message_id in self._withdrawn
+
+    async def operator_changed_queue(self) -> None:
+        """Take notice of what the command line did; on return nothing that it withdrew will be started."""
+        self._withdrawn = await self._queue.withdrawn()
+        backing_off = {row.key for row in await self._queue.sites()}
+        for site in [key for key in self._scheduler.failing() if key not in backing_off]:
+            self._scheduler.recovered(site, self._clock())
+        self._scan_at = None
+        self.wake()
+
+    def reload(self, settings: ManagerSettings) -> None:
+        """Use other settings from now on; relayers that run are not disturbed."""
+        more = settings.max_connections - self._settings.max_connections
+        for _ in range(more):
+            self._slots.release()
+        for _ in range(-more):
+            self._start("reload", self._take_slot())
+        self._settings = settings
+        self.wake()
+
+    @property
+    def status(self) -> str:
+        """One line for people: how much is in hand."""
+        return f"{len(self._relayers)} relayers, {len(self._routing)} look-ups"
+
+    # its life
+
+    async def restore(self) -> None:
+        """Remember the sites that backed off before the restart."""
+        now = self._clock()
+        for row in await self._queue.sites():
+            self._scheduler.failed(row.key, row.failures, row.retry_at, row.reply, now)
+
+    async def run(self, *, once: bool = False) -> None:
+        """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
+        self._start("watch", self._pickup.watch(self.wake))
+        self._start("leases", self._every(LEASE / 3, "leases", self._renew_leases))
+        self._start("sweep", self._every(self._settings.check_interval, "sweep", self._sweep))
+        while not self._stopping:
+            self._wake.clear()
+            await self._guarded("check_state", self.check_state())
+            if once and await self._nothing_left():
+                return
+            await self._sleep()
+
+    async def stop(self, hurry: asyncio.Event, grace: timedelta) -> None:
+        """Start nothing new; give what is in flight `grace`, or until `hurry`; then abort the rest."""
+        self._stopping = True
+        self.wake()
+        for relayer in self._relayers:
+            relayer.finish()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace.total_seconds()):
+                while self._relaying and not hurry.is_set():
+                    self._wake.clear()
+                    await _first(self._wake.wait(), hurry.wait())
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    # a round
+
+    async def check_state(self) -> None:
+        """Take in new files, look for due mail, start relayers while there is room."""
+        await self._take_in()
+        if self._retries_changed and self._scan_at is not None:
+            self._retries_changed = False
+            if next_due := await self._queue.next_due(self._clock()):
+                self._scan_at = min(self._scan_at, next_due)
+        if self._scan_at is None or self._clock() >= self._scan_at:
+            await self._find_due()
+        await self._start_relayers()
+
+    async def _take_in(self) -> None:
+        while not self._stopping and (submissions := await self._pickup.take(INTAKE)):
+            try:
+                messages = await self._spool.accept(submissions)
+            except Exception as error:
+                self._tell_degraded(error)
+                return
+            self._tell_restored()
+            for message, submission in _paired(messages, submissions):
+                self._events(Accepted(message=message, file=(submission.original or submission.path).name))
+            self.arrived(messages)
+            await self._start_relayers()
+
+    async def _find_due(self) -> None:
+        now = self._clock()
+        for due in await self._queue.due(now, self._scheduler.settings.active_limit):
+            self._mail_for(due.destination, due.recipients)
+        next_due = await self._queue.next_due(now)
+        period = now + self._settings.check_interval
+        self._scan_at = min(period, next_due) if next_due else period
+
+    async def _start_relayers(self) -> None:
+        while not (self._stopping or self._slots.locked()):
+            turn = self._scheduler.next(self._clock())
+            if turn is None:
+                return
+            await self._slots.acquire()  # at once, since it is not locked
+            self._start(f"relayer for {turn.site}", self._relay(turn), among=self._relaying)
+
+    # where mail goes
+
+    def _mail_for(self, destination: str, recipients: int) -> None:
+        waiting = destination in self._routing
+        self._routing[destination] += recipients
+        if not waiting:
+            self._start(f"route of {destination}", self._route(destination), among=self._looking_up)
+
+    async def _route(self, destination: str) -> None:
+        try:
+            if self._scheduler.verdict(_unresolved(destination), self._clock()):
+                return
+            async with self._look_ups:
+                where = await self._router.route(destination)
+        finally:
+            recipients = self._routing.pop(destination)
+            self.wake()
+        now = self._clock()
+        if isinstance(where, Site):
+            self._sites[where.key] = where
+            self._scheduler.mail_due(where.key, destination, recipients, now)
+            await self._start_relayers()
+            if self._scheduler.failures(_unresolved(destination)):
+                self._scheduler.recovered(_unresolved(destination), now)
+                await self._attempts.site_recovered(_unresolved(destination))
+        else:
+            await self._settle_unroutable(destination, where)
+
+    async def _settle_unroutable(self, destination: str, outcome: Deferred | Failed) -> None:
+        """A destination that fails fails all its mail; one that cannot be looked up backs off like a site."""
+        batch = self._scheduler.settings.max_messages_per_connection
+        while deliveries := await self._claim((destination,), batch):
+            try:
+                if isinstance(outcome, Deferred):
+                    await self._site_failed(_unresolved(destination), outcome, deliveries, "")
+                    return
+                await self._attempts.settle_all(deliveries, outcome)
+            finally:
+                self._leases.discard(deliveries[0].lease)
+
+    # one relayer
+
+    async def _relay(self, turn: Turn) -> None:
+        deliveries: list[Delivery] = []
+        try:
+            try:
+                deliveries = await self._claim(turn.destinations, turn.batch)
+            finally:
+                self._scheduler.taken(turn, len(deliveries), self._clock())
+            if deliveries:
+                await self._send(turn.site, deliveries)
+        finally:
+            if deliveries:
+                self._leases.discard(deliveries[0].lease)
+            self._scheduler.ended(turn, len(deliveries), self._clock())
+            if not self._scheduler.knows(turn.site):
+                self._sites.pop(turn.site, None)
+            self._slots.release()
+            self._retries_changed = True
+            self.wake()
+
+    async def _send(self, site: str, deliveries: list[Delivery]) -> None:
+        relayer = self._new_relayer(self._sites[site])
+        self._relayers.add(relayer)
+        try:
+            ended = await relayer.run(deliveries)
+        except Exception as error:
+            # What the relayer had reported already stays as it is: its lease has ended.
+            self._events(Trouble(part="relayer", detail=f"{site}: {error!r}"))
+            await self._attempts.settle_all(deliveries, _our_fault(error))
+            return
+        finally:
+            self._relayers.discard(relayer)
+        if ended.failure:
+            await self._site_failed(site, ended.failure, ended.undone, ended.peer)
+            return
+        await self._site_served(site, ended.undone)
+
+    async def _site_failed(self, site: str, failure: Deferred, undone: Sequence[Delivery], peer: str) -> None:
+        failures = self._scheduler.failures(site) + 1
+        retry_at = await self._attempts.site_failed(site, failures, failure, undone, peer)
+        self._scheduler.failed(site, failures, retry_at, str(failure), self._clock())
+
+    async def _site_served(self, site: str, undone: Sequence[Delivery]) -> None:
+        now = self._clock()
+        if self._scheduler.failures(site):
+            self._scheduler.recovered(site, now)
+            await self._attempts.site_recovered(site)
+        if undone:
+            await self._queue.give_back(undone)
+            for destination, recipients in Counter(r.address.domain for d in undone for r in d.recipients).items():
+                self._scheduler.mail_due(site, destination, recipients, now)
+
+    async def _claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
+        now = self._clock()
+        deliveries = await self._queue.claim(destinations, limit, now, until=now + LEASE)
+        if deliveries:
+            self._leases.add(deliveries[0].lease)
+        return deliveries
+
+    # what runs beside
+
+    async def _sweep(self) -> None:
+        """Promise 2: what ends a message by the clock does not depend on relayers or on check_state."""
+        now = self._clock()
+        self._withdrawn = await self._queue.withdrawn()
+        await self._attempts.sweep(now)
+        await self._spool.sweep(now)
+
+    async def _renew_leases(self) -> None:
+        if self._leases:
+            await self._queue.renew(tuple(self._leases), self._clock() + LEASE)
+
+    async def _take_slot(self) -> None:
+        await self._slots.acquire()
+
+    async def _every(self, period: timedelta, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(period.total_seconds())
+            await self._guarded(part, work())
+
+    async def _sleep(self) -> None:
+        now = self._clock()
+        seconds = [self._settings.check_interval.total_seconds()]
+        for at in (self._scan_at, self._scheduler.wake_at()):
+            if at is not None:
+                seconds.append((at - now).total_seconds())
+        if (settles := self._pickup.look_again_in()) is not None:
+            seconds.append(settles)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(min(seconds), SHORTEST_SLEEP)):
+                await self._wake.wait()
+
+    async def _nothing_left(self) -> bool:
+        """Whether nothing can be done now: all that waits, waits for a time."""
+        if not self._idle:
+            return False
+        await self._sweep()
+        await self._find_due()
+        while self._looking_up:
+            await asyncio.wait(self._looking_up)
+        return self._idle
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._pickup.waiting() or self._looking_up or self._relaying) and self._scheduler.idle
+
+    # trouble
+
+    def _start(self, part: str, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]] | None = None) -> None:
+        task = asyncio.create_task(self._guarded(part, work))
+        for tasks in (self._tasks, self._tasks if among is None else among):
+            tasks.add(task)  # a task that nobody holds may vanish
+            task.add_done_callback(tasks.discard)
+
+    async def _guarded(self, part: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._events(Trouble(part=part, detail=repr(error)))
+
+    def _tell_degraded(self, error: Exception) -> None:
+        if not self._degraded:
+            self._events(Degraded(part="spool", reason=str(error) or repr(error)))
+        self._degraded = True
+
+    def _tell_restored(self) -> None:
+        if self._degraded:
+            self._events(Restored(part="spool"))
+        self._degraded = False
+
+
+def _unresolved(destination: str) -> str:
+    """The key under which a destination backs off that cannot be looked up."""
+    return f"dns:{destination}"
+
+
+def _our_fault(error: Exception) -> Deferred:
+    return Deferred(status=EnhancedStatus(4, 3, 0), reason=f"internal error: {type(error).__name__}")
+
+
+def _paired(messages: Sequence[Message], submissions: Sequence[Submission]) -> Iterable[tuple[Message, Submission]]:
+    by_id = {submission.message.id: submission for submission in submissions}
+    return ((message, by_id[message.id]) for message in messages if message.id in by_id)
+
+
+async def _first(*work: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
