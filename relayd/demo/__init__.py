@@ -1,0 +1,1 @@
+"""The embedded parts of `relayd demo`: real servers on loopback.  The daemon never imports them."""

@@ -1,0 +1,79 @@
+"""What the DNS says of a name, as values, and the port through which the router asks.
+
+Pure.  The four kinds of answer are kept apart because mail depends on it: a name that does not exist fails for good,
+one without such records may have others, and one that nobody could tell us about waits (RFC 5321 section 5.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+MAX_RECORDS = 100  # kept of one answer: ten times what is ever tried, so that an answer of 64 KiB costs no memory
+
+
+class Kind(Enum):
+    """The record types that we ask for."""
+
+    MX = "MX"
+    A = "A"
+    AAAA = "AAAA"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Exchanger:
+    """An MX record.  `host` is lower-case without a trailing dot, as it was found; "" is the root (RFC 7505)."""
+
+    preference: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """The name has such records: at least one, in the resolver's order.  `ttl` as the DNS gave it, not clamped."""
+
+    records: tuple[T, ...]
+    ttl: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class NoName:
+    """NXDOMAIN: there is no such name.  `ttl` says for how long (RFC 2308 section 5)."""
+
+    ttl: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class NoData:
+    """NODATA: the name exists and has no such records."""
+
+    ttl: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Nobody could say: SERVFAIL, REFUSED, a time-out, a lame or a broken server, none to ask."""
+
+    reason: str
+
+
+LookUp: TypeAlias = Found[T] | NoName | NoData | Unavailable
+
+
+class Resolver(Protocol):
+    """Looks names up.  Every implementation passes tests/contracts/test_resolver.py.
+
+    Names are lower-case A-labels without a trailing dot, taken as absolute: no search list is ever applied (RFC 5321
+    section 5.1).  Aliases are followed.  Nothing raises but CancelledError, and every answer comes within the time
+    that the implementation was given.
+    """
+
+    async def exchangers(self, name: str) -> LookUp[Exchanger]:
+        """Return the mail exchangers of `name`, best first; at most MAX_RECORDS, the best ones."""
+
+    async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
+        """Return the IP addresses of `name`, of `kind` A or AAAA, in the order of the answer; at most MAX_RECORDS."""

@@ -1,0 +1,152 @@
+"""Routes: a destination becomes a site, a host of a site becomes addresses to connect to.
+
+A thin shell: it asks the resolver, and smart_host, mx and targets decide.  In this order: a [[route]] that matches, an
+address literal, the mail exchangers.  Look-ups of one destination run concurrently; answers are cached and shared
+(cache.py).  Nothing here raises for what a name server says.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from relayd.mail.outcome import Deferred, Failed, Scope
+from relayd.mail.route import AddressFamily, Host, Site, Target
+from relayd.route import mx, smart_host, targets
+from relayd.route.answers import Resolver
+from relayd.route.cache import CachingResolver
+from relayd.route.mx import Candidates
+from relayd.route.settings import RouteSettings
+from relayd.route.targets import Sifted, TargetRules
+
+OWN_ADDRESSES_TTL = timedelta(minutes=1)
+LOCALHOST = Sifted(permitted=("127.0.0.1", "::1"), found=("127.0.0.1", "::1"))
+
+
+class Router:
+    """See the module.  `own_addresses` tells this machine's addresses other than loopback (own.py)."""
+
+    def __init__(
+        self,
+        settings: RouteSettings,
+        resolver: Resolver,
+        *,
+        clock: Callable[[], datetime],
+        own_addresses: Callable[[], frozenset[str]],
+    ) -> None:
+        self._settings = settings
+        self._resolver = CachingResolver(resolver, clock)
+        self._clock = clock
+        self._own_addresses = own_addresses
+        self._own: tuple[datetime, frozenset[str]] | None = None
+
+    def reload(self, settings: RouteSettings) -> None:
+        """Use other settings from the next call on, and ask the DNS anew."""
+        self._settings = settings
+        self._resolver.clear()
+
+    async def route(self, destination: str) -> Site | Deferred | Failed:
+        """Return the site that mail for `destination`, a lower-case A-label or an address literal, goes to.
+
+        Destinations with the same exchangers get equal sites.  Failed (5.1.2, 5.1.10, 5.4.4, 5.4.6) and Deferred
+        (4.4.3, 4.4.4) have scope MESSAGE: there is no site yet that could back off.
+        """
+        settings = self._settings
+        rule = smart_host.matching(settings.rules, destination)
+        if rule is not None:
+            return smart_host.site_of(rule, settings)
+        if destination.startswith("["):
+            return self._literal(destination, settings)
+        found = mx.candidates(destination, await self._resolver.exchangers(destination))
+        if isinstance(found, Candidates):
+            found = mx.without_self(destination, found, lambda host: host == settings.hostname)
+        return await self._site(destination, found, settings) if isinstance(found, Candidates) else found
+
+    async def addresses(self, host: Host, site: Site) -> list[Target] | Deferred | Failed:
+        """Return the addresses of a host of a site, in the order to try them: at least one, at most MAX_ADDRESSES.
+
+        Judged anew for every connection, because a name may lead elsewhere by now; the hosts of a configured route are
+        exempt.  Deferred (4.4.3, 4.4.4) and Failed (5.4.6) have scope HOST: ask the next one.
+        """
+        rules = None if site.configured else self._rules(self._settings)
+        if _is_address(host.name):
+            judged = _judge_address(host.name, rules)
+        elif site.configured and host.name == "localhost":
+            judged = LOCALHOST  # RFC 6761 section 6.3: resolvers need not know it
+        else:
+            judged = (await self._judge([host.name], site.address_family, rules))[host.name]
+        if judged.permitted:
+            return [Target(host=host, address=address) for address in judged.permitted]
+        return _no_target(host, judged)
+
+    async def _site(self, destination: str, found: Candidates, settings: RouteSettings) -> Site | Deferred | Failed:
+        rules = self._rules(settings)
+        foremost = mx.foremost(found)
+        names = [exchanger.host for exchanger in foremost.exchangers]
+        judged = await self._judge(names, settings.address_family, rules)
+        those = mx.without_self(destination, foremost, lambda host: targets.is_own(judged[host].found, rules.own))
+        if isinstance(those, Failed):
+            return those
+        unreachable = mx.unreachable(destination, those, judged)
+        if unreachable is not None:
+            return unreachable
+        hosts = mx.groups(those, settings.port)
+        return _exchanger_site(mx.site_key(hosts), hosts, settings)
+
+    def _literal(self, destination: str, settings: RouteSettings) -> Site | Failed:
+        address = destination[1:-1].removeprefix("IPv6:")
+        refusal = targets.refusal(address, self._rules(settings))
+        if refusal:
+            return Failed(reason=f"{destination} may not be connected to: {address} is {refusal}", status=mx.LOOP)
+        key = destination if settings.port == mx.SMTP_PORT else f"{destination}:{settings.port}"
+        return _exchanger_site(key, ((Host(name=address, port=settings.port),),), settings)
+
+    async def _judge(self, names: Sequence[str], family: AddressFamily, rules: TargetRules | None) -> dict[str, Sifted]:
+        answers = await self._resolver.all_addresses(names)
+        return {name: targets.sift(a, aaaa, family, rules) for name, (a, aaaa) in answers.items()}
+
+    def _rules(self, settings: RouteSettings) -> TargetRules:
+        now = self._clock()
+        if self._own is None or not timedelta(0) <= now - self._own[0] < OWN_ADDRESSES_TTL:
+            self._own = now, self._own_addresses()
+        return TargetRules(
+            allow_loopback=settings.allow_loopback, allow_private=settings.allow_private, own=self._own[1]
+        )
+
+
+def _exchanger_site(key: str, hosts: tuple[tuple[Host, ...], ...], settings: RouteSettings) -> Site:
+    return Site(
+        key=key,
+        hosts=hosts,
+        tls=settings.tls,
+        source_addresses=settings.source_addresses,
+        address_family=settings.address_family,
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _judge_address(address: str, rules: TargetRules | None) -> Sifted:
+    """Judge a host that is an address itself: what was written so is used, of whatever family."""
+    refusal = targets.refusal(address, rules) if rules else ""
+    if refusal:
+        return Sifted(found=(address,), refusals=(f"{address} is {refusal}",))
+    return Sifted(permitted=(address,), found=(address,))
+
+
+def _no_target(host: Host, judged: Sifted) -> Deferred | Failed:
+    if judged.trouble:
+        reason = f"cannot look up {host.name}: {judged.trouble}"
+        return Deferred(scope=Scope.HOST, reason=reason, status=mx.DNS_TROUBLE)
+    if judged.refusals:
+        reason = f"{host.name} may not be connected to: {judged.refusals[0]}"
+        return Failed(scope=Scope.HOST, reason=reason, status=mx.LOOP)
+    reason = f"{host.name} has no address" + (" of a family that we use" if judged.found else "")
+    return Deferred(scope=Scope.HOST, reason=reason, status=mx.UNROUTABLE)

@@ -1,0 +1,156 @@
+"""What every Resolver does, whoever implements it: asked here of real sockets and of memory alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from relayd.route.answers import MAX_RECORDS, Exchanger, Found, Kind, NoData, NoName, Resolver, Unavailable
+from relayd.route.resolver import DnsResolver
+from relayd.route.settings import DnsSettings
+from tests.support.dns import FaultyDns, MemoryResolver, Zone
+
+TIMEOUT = timedelta(seconds=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    zone: Zone
+    resolver: Resolver
+
+
+@pytest.fixture(params=["dnspython", "memory"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "memory":
+        memory = MemoryResolver()
+        yield World(memory, memory)
+        return
+    async with FaultyDns() as server:
+        yield World(server, DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT)))
+
+
+async def test_exchangers_come_best_first_with_their_ttl(world: World) -> None:
+    world.zone.mx("example.org", (20, "MX2.example.org"), (10, "mx1.example.org."))
+
+    answer = await world.resolver.exchangers("example.org")
+
+    records = (Exchanger(10, "mx1.example.org"), Exchanger(20, "mx2.example.org"))
+    assert answer == Found(records, timedelta(minutes=1))
+
+
+async def test_the_null_mx_is_an_exchanger_without_a_name(world: World) -> None:
+    world.zone.null_mx("example.org")
+
+    answer = await world.resolver.exchangers("example.org")
+
+    assert isinstance(answer, Found)
+    assert answer.records == (Exchanger(0, ""),)
+
+
+async def test_addresses_come_in_the_order_of_the_answer(world: World) -> None:
+    world.zone.a("mx.example.org", "192.0.2.3", "192.0.2.1", "192.0.2.2")
+    world.zone.aaaa("mx.example.org", "2001:db8::2", "2001:db8::1")
+
+    a = await world.resolver.addresses("mx.example.org", Kind.A)
+    aaaa = await world.resolver.addresses("mx.example.org", Kind.AAAA)
+
+    assert a == Found(("192.0.2.3", "192.0.2.1", "192.0.2.2"), timedelta(minutes=1))
+    assert aaaa == Found(("2001:db8::2", "2001:db8::1"), timedelta(minutes=1))
+
+
+async def test_a_name_that_does_not_exist_is_no_name(world: World) -> None:
+    assert isinstance(await world.resolver.exchangers("nowhere.example"), NoName)
+    assert isinstance(await world.resolver.addresses("nowhere.example", Kind.A), NoName)
+
+
+async def test_a_name_without_such_records_is_no_data(world: World) -> None:
+    world.zone.a("example.org", "192.0.2.1")
+    world.zone.exists("empty.example")
+
+    assert isinstance(await world.resolver.exchangers("example.org"), NoData)
+    assert isinstance(await world.resolver.addresses("example.org", Kind.AAAA), NoData)
+    assert isinstance(await world.resolver.addresses("empty.example", Kind.A), NoData)
+
+
+async def test_aliases_are_followed(world: World) -> None:
+    world.zone.cname("www.example.org", "alias.example.org")
+    world.zone.cname("alias.example.org", "example.org")
+    world.zone.mx("example.org", (10, "mx.example.org"))
+    world.zone.a("example.org", "192.0.2.1")
+
+    exchangers = await world.resolver.exchangers("www.example.org")
+    addresses = await world.resolver.addresses("www.example.org", Kind.A)
+
+    assert exchangers == Found((Exchanger(10, "mx.example.org"),), timedelta(minutes=1))
+    assert addresses == Found(("192.0.2.1",), timedelta(minutes=1))
+
+
+async def test_an_alias_of_nothing_is_no_name(world: World) -> None:
+    world.zone.cname("www.example.org", "nowhere.example")
+
+    assert isinstance(await world.resolver.exchangers("www.example.org"), NoName)
+
+
+async def test_aliases_in_a_circle_are_nobodys_answer(world: World) -> None:
+    world.zone.cname("a.example.org", "b.example.org")
+    world.zone.cname("b.example.org", "a.example.org")
+
+    assert isinstance(await world.resolver.addresses("a.example.org", Kind.A), Unavailable)
+
+
+async def test_a_chain_of_twenty_aliases_is_nobodys_answer(world: World) -> None:
+    for number in range(20):
+        world.zone.cname(f"a{number}.example.org", f"a{number + 1}.example.org")
+    world.zone.a("a20.example.org", "192.0.2.1")
+
+    assert isinstance(await world.resolver.addresses("a0.example.org", Kind.A), Unavailable)
+
+
+async def test_servfail_and_silence_are_nobodys_answer_and_soon_over(world: World) -> None:
+    world.zone.servfail("broken.example")
+    world.zone.silent("mute.example", "MX")
+    started = time.monotonic()
+
+    answers = [
+        await world.resolver.exchangers("broken.example"),
+        await world.resolver.addresses("broken.example", Kind.AAAA),
+        await world.resolver.exchangers("mute.example"),
+    ]
+
+    assert all(isinstance(answer, Unavailable) and answer.reason for answer in answers)
+    assert time.monotonic() - started < 5
+
+
+async def test_of_a_thousand_exchangers_the_best_hundred_are_kept(world: World) -> None:
+    world.zone.mx("example.org", *((number, f"mx{number}.example.org") for number in range(1000, 0, -1)))
+
+    answer = await world.resolver.exchangers("example.org")
+
+    assert isinstance(answer, Found)
+    assert answer.records == tuple(Exchanger(n, f"mx{n}.example.org") for n in range(1, MAX_RECORDS + 1))
+
+
+async def test_of_a_thousand_addresses_a_hundred_are_kept(world: World) -> None:
+    world.zone.a("mx.example.org", *(f"192.0.{number // 250}.{number % 250}" for number in range(1000)))
+
+    answer = await world.resolver.addresses("mx.example.org", Kind.A)
+
+    assert isinstance(answer, Found)
+    assert len(answer.records) == MAX_RECORDS
+
+
+@pytest.mark.parametrize("name", ["localhost", "org", "a" * 63 + ".example", "under_score.example", "xn--zzz.example"])
+async def test_odd_names_are_asked_for_as_they_are(world: World, name: str) -> None:
+    answer = await world.resolver.addresses(name, Kind.A)
+
+    assert isinstance(answer, NoName)
+    assert world.zone.asked(name, "A") == 1
+
+
+@pytest.mark.parametrize("name", [".".join(["a" * 60] * 5), "a..b", "b" * 64 + ".example"])
+async def test_a_name_that_no_zone_can_have_does_not_exist(world: World, name: str) -> None:
+    assert isinstance(await world.resolver.exchangers(name), NoName)
