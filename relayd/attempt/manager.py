@@ -1,0 +1,229 @@
+"""The attempt manager: what relayers report becomes changes of the queue.
+
+It alone settles.  It holds no rule of its own: settle.py decides what an outcome means, retry.py when to try again,
+notification.py what the sender is told; commits.py and notifier.py see to it that this reaches the disk, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from relayd.attempt.commits import Commits, Report
+from relayd.attempt.health import Health, tell
+from relayd.attempt.notifier import Notifier
+from relayd.attempt.ports import Ledger, Notifications
+from relayd.attempt.retry import site_retry
+from relayd.attempt.settings import Bounds, RetrySettings
+from relayd.attempt.settle import settle, settle_expired, single_line
+from relayd.mail.attempt import Attempt
+from relayd.mail.delivery import Delivery
+from relayd.mail.errors import QueueError
+from relayd.mail.events import Events, SiteBackedOff, SiteRecovered
+from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.settlement import Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class _BackOff:
+    failures: int
+    retry_at: datetime
+
+
+class AttemptManager:
+    """See the module.
+
+    Args:
+        settings: when to try again and when to give up; `reload` replaces them.
+        hostname: our own name, as notifications tell it.
+        ledger, notifications: see ports.py.
+        clock: returns the time, aware.
+        jitter: returns a number from 0.0 to 1.0.
+        events: is told of each recipient's attempt after its commit, of notifications, and of sites' back-off.
+    """
+
+    def __init__(
+        self,
+        settings: RetrySettings,
+        hostname: str,
+        *,
+        ledger: Ledger,
+        notifications: Notifications,
+        clock: Callable[[], datetime],
+        jitter: Callable[[], float],
+        events: Events,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._settings = settings
+        self._bounds = bounds or Bounds()
+        self._ledger = ledger
+        self._clock = clock
+        self._jitter = jitter
+        self._events = events
+        self._health = Health("sweep", events)
+        self._sites: dict[str, _BackOff] = {}
+        self._sweeping = False
+        self._notifier = Notifier(
+            ledger, notifications, hostname=hostname, retry=settings, events=events, bounds=self._bounds
+        )
+        self._commits = Commits(ledger, events, self._notifier.wake, self._bounds)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an outcome is not durable yet, or a notification may still be owed."""
+        return self._commits.busy or self._notifier.busy
+
+    def start(self) -> None:
+        """Begin to commit, and to make the notifications that an earlier start left owed."""
+        self._commits.start()
+        self._notifier.start()
+
+    def reload(self, settings: RetrySettings, hostname: str) -> None:
+        """Decide by these from now on."""
+        self._settings = settings
+        self._notifier.retry = settings
+        self._notifier.hostname = hostname
+
+    async def close(self, grace: timedelta = timedelta(seconds=10)) -> None:
+        """Commit what was reported and finish the notification in hand, each for at most `grace`.
+
+        What is not durable then is marked at the next start; notifications still owed are made then.
+        """
+        await self._notifier.close(grace)
+        await self._commits.close(grace)
+
+    def report(self, attempt: Attempt) -> Awaitable[None]:
+        """Settle an attempt.  It is on its way when this returns; the awaitable resolves when it is durable.
+
+        Raises:
+            KeyError: at once, if the attempt lacks a recipient's outcome.
+            QueueError: from the awaitable, if `close` gave up before the queue took it.
+        """
+        settlement = settle(attempt, self._settings, self._clock(), jitter=self._jitter())
+        return self._commit(settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds)
+
+    async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:
+        """Settle what has no route, now or ever; returns when that is durable."""
+        await self._settle_alike(deliveries, outcome)
+
+    async def site_failed(
+        self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+    ) -> datetime:
+        """Let a site back off as a whole, and defer what was meant for it, so that log and queue show why.
+
+        Relayers that fail together count as one failure: one that ends while the site backs off already moves
+        nothing.  Returns, when that is durable, when the site is to be tried again.
+        """
+        now = self._clock()
+        known = self._sites.get(site_key)
+        if known is None or known.retry_at <= now:
+            failures = known.failures + 1 if known else 1
+            known = _BackOff(failures, site_retry(self._settings, failures, now, jitter=self._jitter()))
+            self._sites[site_key] = known
+            await self._back_off(site_key, known, str(failure))
+        await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at)
+        return known.retry_at
+
+    async def site_recovered(self, site_key: str) -> None:
+        """Forget that a site backed off."""
+        known = self._sites.pop(site_key, None)
+        if known:
+            await self._remember(site_key, _BackOff(0, known.retry_at), "")
+            tell(self._events, SiteRecovered(site=site_key))
+
+    def restore(self, site_key: str, failures: int, retry_at: datetime) -> None:
+        """Take up a back-off that an earlier start recorded."""
+        self._sites[site_key] = _BackOff(failures, retry_at)
+
+    async def sweep(self, now: datetime) -> None:
+        """Fail what is older than its lifetime, and owe warnings for what waits long; returns when that is durable.
+
+        Driven by the clock alone: nothing gets stuck because nothing is tried.  A sweep that finds another one at
+        work leaves it to that.
+        """
+        if self._sweeping:
+            return
+        self._sweeping = True
+        try:
+            await self._expire(now)
+            await self._warn(now)
+            await self._forget_sites(now)
+        except QueueError as error:
+            self._health.failed(error)
+        else:
+            self._health.works()
+        finally:
+            self._sweeping = False
+
+    async def _expire(self, now: datetime) -> None:
+        before = now - self._settings.lifetime
+        until = now + self._bounds.expiry_lease
+        while deliveries := await self._ledger.expire(before, self._bounds.sweep, now, until=until):
+            await _all(self._commit(settle_expired(delivery), now) for delivery in deliveries)
+
+    async def _warn(self, now: datetime) -> None:
+        if not self._settings.warn_after:
+            return
+        while await self._ledger.warn(now - self._settings.warn_after, self._bounds.sweep):
+            self._notifier.wake()
+
+    async def _forget_sites(self, now: datetime) -> None:
+        """A site that nobody has tried for a lifetime has no mail any more; its row would stay for ever."""
+        stale = [key for key, known in self._sites.items() if known.retry_at < now - self._settings.lifetime]
+        for key in stale:
+            known = self._sites.pop(key)
+            await self._remember(key, _BackOff(0, known.retry_at), "")
+
+    async def _settle_alike(
+        self,
+        deliveries: Iterable[Delivery],
+        outcome: Failed | Deferred,
+        *,
+        peer: str = "",
+        retry_at: datetime | None = None,
+    ) -> None:
+        now = self._clock()
+        await _all(
+            self.report(
+                Attempt(
+                    delivery=delivery,
+                    outcomes=dict.fromkeys((recipient.number for recipient in delivery.recipients), outcome),
+                    ended=now,
+                    peer=peer,
+                    retry_at=retry_at,
+                )
+            )
+            for delivery in deliveries
+        )
+
+    async def _back_off(self, site_key: str, known: _BackOff, reason: str) -> None:
+        await self._remember(site_key, known, single_line(reason))
+        event = SiteBackedOff(site=site_key, failures=known.failures, retry_at=known.retry_at, reason=reason)
+        tell(self._events, event)
+
+    async def _remember(self, site_key: str, known: _BackOff, reply: str) -> None:
+        """A back-off that cannot be recorded is kept in memory only: after a restart the site is tried at once."""
+        try:
+            await self._ledger.back_off(site_key, known.failures, known.retry_at, reply)
+        except QueueError as error:
+            self._health.failed(error)
+
+    def _commit(
+        self, settlement: Settlement, ended: datetime, *, tls: str = "", seconds: float = 0.0
+    ) -> Awaitable[None]:
+        durable = asyncio.get_running_loop().create_future()
+        age = ended - settlement.delivery.arrived
+        report = Report(settlement=settlement, durable=durable, age=age, tls=tls, seconds=seconds)
+        self._commits.add(report)
+        return durable
+
+
+async def _all(reports: Iterable[Awaitable[None]]) -> None:
+    """Wait for all of them: each is on its way already, so one that fails must not leave the others unwaited for."""
+    waiting = [asyncio.ensure_future(report) for report in reports]
+    if waiting:
+        await asyncio.wait(waiting)
+        for report in waiting:
+            report.result()

@@ -1,0 +1,165 @@
+"""Events become log lines and figures.  It reads, it never decides, and it never fails."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from structlog.typing import FilteringBoundLogger
+
+from relayd.mail.events import (
+    Accepted,
+    Attempted,
+    Degraded,
+    Event,
+    FileLeft,
+    FileRejected,
+    HeldAfterDeaths,
+    Lifecycle,
+    Marked,
+    NotificationDropped,
+    Notified,
+    Restored,
+    SiteBackedOff,
+    SiteRecovered,
+    Trouble,
+)
+from relayd.mail.recipient import Recipient, Status
+from relayd.mail.settlement import Action
+from relayd.observe.counters import Counted, Counters
+
+_OUTCOMES = {
+    Status.DELIVERED: Counted.DELIVERED,
+    Status.DEFERRED: Counted.DEFERRED,
+    Status.FAILED: Counted.FAILED,
+    Status.REMOVED: Counted.REMOVED,
+}
+_NOTIFICATIONS = {
+    Action.FAILED: Counted.BOUNCES,
+    Action.DELAYED: Counted.DELAY_WARNINGS,
+    Action.RELAYED: Counted.SUCCESS_NOTICES,
+}
+
+
+class Observer:
+    """An `Events`: call it with what happened."""
+
+    def __init__(self, log: FilteringBoundLogger, counters: Counters) -> None:
+        self._log = log
+        self._counters = counters
+
+    def __call__(self, event: Event) -> None:
+        """Count an event and write its line."""
+        self._count(event)
+        self._write(event)
+
+    def _count(self, event: Event) -> None:
+        add = self._counters.add
+        match event:
+            case Attempted():
+                add(Counted.ATTEMPTS)
+                if outcome := _OUTCOMES.get(event.recipient.status):
+                    add(outcome)
+            case Accepted():
+                add(Counted.ACCEPTED)
+                add(Counted.ACCEPTED_OCTETS, event.message.body.size)
+            case FileRejected():
+                add(Counted.REJECTED)
+            case FileLeft():
+                add(Counted.LEFT)
+            case Notified():
+                add(_NOTIFICATIONS[event.action])
+            case NotificationDropped():
+                add(Counted.UNTOLD)
+            case SiteBackedOff():
+                add(Counted.BACK_OFFS)
+            case SiteRecovered():
+                add(Counted.RECOVERIES)
+            case Marked():
+                add(Counted.MARKED)
+            case HeldAfterDeaths():
+                add(Counted.HELD)
+            case Degraded():
+                add(Counted.DEGRADED)
+            case Trouble():
+                add(Counted.TROUBLE)
+            case Restored() | Lifecycle():
+                pass
+            case _:
+                assert_never(event)
+
+    def _write(self, event: Event) -> None:
+        log = self._log
+        match event:
+            case Attempted():
+                self._write_attempt(event)
+            case Accepted():
+                self._write_accepted(event)
+            case FileRejected():
+                log.warning("rejected", file=event.file, reason=event.reason)
+            case FileLeft():
+                log.warning("left", file=event.file, reason=event.reason)
+            case Notified():
+                count = event.recipients
+                log.info("notified", q=event.message_id, action=event.action.value, recipients=count, by=event.id)
+            case NotificationDropped():
+                log.warning("not-notified", q=event.message_id, reason=event.reason)
+            case SiteBackedOff():
+                until = event.retry_at.isoformat(timespec="seconds")
+                log.warning(
+                    "site-backs-off", site=event.site, failures=event.failures, until=until, reason=event.reason
+                )
+            case SiteRecovered():
+                log.info("site-recovered", site=event.site)
+            case Marked():
+                log.warning("possible-duplicate", q=event.id, r=event.address)
+            case HeldAfterDeaths():
+                log.error("held", q=event.id, deaths=event.deaths)
+            case Degraded():
+                log.error("degraded", part=event.part, reason=event.reason)
+            case Restored():
+                log.info("restored", part=event.part)
+            case Lifecycle():
+                log.info(event.state, detail=event.detail or None)
+            case Trouble():
+                log.error("trouble", part=event.part, detail=event.detail)
+            case _:
+                assert_never(event)
+
+    def _write_accepted(self, event: Accepted) -> None:
+        message = event.message
+        self._log.info(
+            "accepted",
+            q=message.id,
+            sender=message.envelope.reverse_path or "<>",
+            recipients=len(message.envelope.recipients),
+            size=message.body.size,
+            file=event.file or None,
+        )
+
+    def _write_attempt(self, event: Attempted) -> None:
+        """The line of docs/operations.md; `host` and `addr` are missing where no connection was made."""
+        recipient = event.recipient
+        host, bracket, rest = recipient.peer.partition("[")
+        write = self._log.warning if recipient.status is Status.FAILED else self._log.info
+        write(
+            "",
+            q=event.id,
+            r=recipient.address,
+            status=recipient.status.value,
+            dsn=recipient.dsn or None,
+            n=recipient.attempts,
+            host=host or None,
+            addr=bracket + rest or None,
+            tls=event.tls or None,
+            took=f"{event.seconds:.3f}s",
+            age=f"{event.age:.3f}s",
+            next=_next(recipient),
+            dup="possible" if recipient.possible_duplicate else None,
+            reply=recipient.reply,
+        )
+
+
+def _next(recipient: Recipient) -> str | None:
+    if recipient.status is not Status.DEFERRED or not recipient.due or not recipient.attempted:
+        return None
+    return f"{max((recipient.due - recipient.attempted).total_seconds(), 0):.0f}s"

@@ -1,0 +1,218 @@
+"""relayd.attempt.settle: what an outcome changes, and whom it obliges us to tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.attempt.settings import RetrySettings
+from relayd.attempt.settle import MAX_REPLY, settle, settle_expired, single_line
+from relayd.mail.attempt import Attempt
+from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
+from relayd.mail.recipient import Notify, Recipient, Status
+from relayd.mail.reply import Reply
+from relayd.mail.settlement import Action, Settlement
+from tests.attempt.situations import (
+    GREYLISTED,
+    MINUTE,
+    NO_SUCH_USER,
+    NOW,
+    PEER,
+    QUEUED,
+    REFUSED,
+    a_delivery,
+    a_recipient,
+    an_attempt,
+)
+
+RETRY = RetrySettings()
+
+
+def settled(attempt: Attempt, **changes: object) -> Settlement:
+    retry = replace(RETRY, **changes)  # type: ignore[arg-type]
+    return settle(attempt, retry, attempt.ended, jitter=1.0)
+
+
+def alone(attempt: Attempt) -> Recipient:
+    (recipient,) = settled(attempt).recipients
+    return recipient
+
+
+def test_a_delivered_recipient_is_done_with_the_servers_words() -> None:
+    recipient = alone(an_attempt(a_delivery(), QUEUED))
+
+    assert (recipient.status, recipient.attempts, recipient.due) == (Status.DELIVERED, 1, None)
+    assert (recipient.reply, recipient.dsn) == ("250 2.0.0 queued", "2.0.0")
+    assert (recipient.peer, recipient.attempted) == (PEER, NOW)
+
+
+def test_a_refused_recipient_fails_and_the_sender_is_owed_a_notice() -> None:
+    settlement = settled(an_attempt(a_delivery(), NO_SUCH_USER))
+
+    assert settlement.recipients[0].status is Status.FAILED
+    assert settlement.recipients[0].dsn == "5.1.1"
+    assert settlement.notices == {0: Action.FAILED}
+
+
+def test_a_greylisted_recipient_is_tried_again_a_minute_later() -> None:
+    settlement = settled(an_attempt(a_delivery(), GREYLISTED))
+    (recipient,) = settlement.recipients
+
+    assert (recipient.status, recipient.attempts, recipient.due) == (Status.DEFERRED, 1, NOW + MINUTE)
+    assert settlement.notices == {}
+
+
+def test_each_further_deferral_waits_longer() -> None:
+    recipient = a_recipient(status=Status.DEFERRED, attempts=3)
+
+    assert alone(an_attempt(a_delivery(recipient), GREYLISTED)).due == NOW + 8 * MINUTE
+
+
+def test_recipients_of_one_delivery_keep_their_own_outcomes() -> None:
+    delivery = a_delivery(a_recipient(3), a_recipient(5), a_recipient(9))
+
+    settlement = settled(an_attempt(delivery, QUEUED, GREYLISTED, NO_SUCH_USER))
+
+    assert [(r.number, r.status) for r in settlement.recipients] == [
+        (3, Status.DELIVERED),
+        (5, Status.DEFERRED),
+        (9, Status.FAILED),
+    ]
+    assert settlement.notices == {9: Action.FAILED}
+
+
+def test_a_dead_site_does_not_consume_the_messages_own_curve() -> None:
+    at = NOW + 7 * MINUTE
+
+    recipient = alone(an_attempt(a_delivery(), REFUSED, retry_at=at, peer=""))
+
+    assert (recipient.status, recipient.attempts, recipient.due) == (Status.DEFERRED, 0, at)
+    assert recipient.reply == "mx1.example.net: connection refused"
+    assert (recipient.dsn, recipient.peer) == ("4.4.1", "")
+
+
+def test_a_lost_host_without_a_time_for_its_site_does() -> None:
+    recipient = alone(an_attempt(a_delivery(), REFUSED))
+
+    assert (recipient.attempts, recipient.due) == (1, NOW + MINUTE)
+
+
+def test_a_sites_time_does_not_move_what_a_server_said_of_a_recipient() -> None:
+    recipient = alone(an_attempt(a_delivery(), GREYLISTED, retry_at=NOW + 50 * MINUTE))
+
+    assert recipient.due == NOW + MINUTE
+
+
+def test_a_deferral_past_the_lifetime_is_a_failure_that_tells_the_last_reply() -> None:
+    delivery = a_delivery(arrived=NOW - RETRY.lifetime)
+
+    settlement = settled(an_attempt(delivery, GREYLISTED))
+    (recipient,) = settlement.recipients
+
+    assert (recipient.status, recipient.attempts, recipient.due) == (Status.FAILED, 1, None)
+    assert recipient.dsn == "5.4.7"
+    assert recipient.reply == "delivery time expired; last reply: 450 4.2.0 greylisted"
+    assert settlement.notices == {0: Action.FAILED}
+
+
+def test_a_delivery_past_the_lifetime_is_still_a_delivery() -> None:
+    assert alone(an_attempt(a_delivery(arrived=NOW - 2 * RETRY.lifetime), QUEUED)).status is Status.DELIVERED
+
+
+@pytest.mark.parametrize("retry_at", [None, NOW + timedelta(hours=1)])
+def test_nothing_is_put_off_past_its_lifetime(retry_at: object) -> None:
+    delivery = a_delivery(a_recipient(attempts=9), arrived=NOW - RETRY.lifetime + MINUTE)
+
+    assert alone(an_attempt(delivery, REFUSED, retry_at=retry_at)).due == NOW + MINUTE
+
+
+def test_what_expires_untried_says_so_and_counts_no_attempt() -> None:
+    settlement = settle_expired(a_delivery(arrived=NOW - RETRY.lifetime))
+    (recipient,) = settlement.recipients
+
+    assert (recipient.status, recipient.dsn, recipient.attempts) == (Status.FAILED, "5.4.7", 0)
+    assert recipient.reply == "delivery time expired; it could not be tried"
+    assert settlement.notices == {0: Action.FAILED}
+
+
+def test_what_expires_keeps_what_its_last_attempt_left() -> None:
+    tried = alone(an_attempt(a_delivery(), GREYLISTED))
+
+    (recipient,) = settle_expired(a_delivery(tried)).recipients
+
+    assert recipient.reply == "delivery time expired; last reply: 450 4.2.0 greylisted"
+    assert (recipient.attempts, recipient.peer, recipient.attempted) == (1, PEER, NOW)
+
+
+def test_a_possible_duplicate_stays_marked() -> None:
+    maybe = Deferred(reason="connection lost after the end of the message", possible_duplicate=True)
+
+    marked = alone(an_attempt(a_delivery(), maybe))
+    delivered = alone(an_attempt(a_delivery(marked), QUEUED))
+
+    assert marked.possible_duplicate
+    assert delivered.possible_duplicate
+
+
+@pytest.mark.parametrize(
+    ("notify", "outcome", "relays_dsn", "owed"),
+    [
+        (None, NO_SUCH_USER, False, Action.FAILED),
+        (Notify.FAILURE, NO_SUCH_USER, True, Action.FAILED),
+        (Notify.FAILURE | Notify.DELAY, NO_SUCH_USER, False, Action.FAILED),
+        (Notify.NEVER, NO_SUCH_USER, False, None),
+        (Notify.SUCCESS, NO_SUCH_USER, False, None),
+        (Notify.DELAY, NO_SUCH_USER, False, None),
+        (None, QUEUED, False, None),
+        (Notify.SUCCESS, QUEUED, False, Action.RELAYED),
+        (Notify.SUCCESS, QUEUED, True, None),
+        (Notify.NEVER, QUEUED, False, None),
+        (Notify.FAILURE, QUEUED, False, None),
+        (Notify.SUCCESS | Notify.FAILURE, GREYLISTED, False, None),
+    ],
+)
+def test_who_is_told_follows_notify(
+    notify: Notify | None, outcome: Delivered | Deferred | Failed, relays_dsn: bool, owed: Action | None
+) -> None:
+    attempt = an_attempt(a_delivery(a_recipient(notify=notify)), outcome, relays_dsn=relays_dsn)
+
+    assert settled(attempt).notices.get(0) is owed
+
+
+@pytest.mark.parametrize("outcome", [QUEUED, NO_SUCH_USER, GREYLISTED])
+def test_a_message_from_nobody_never_owes_a_notice(outcome: Delivered | Deferred | Failed) -> None:
+    recipient = a_recipient(notify=Notify.SUCCESS | Notify.FAILURE)
+    delivery = a_delivery(recipient, sender=None, arrived=NOW - RETRY.lifetime)
+
+    assert settled(an_attempt(delivery, outcome)).notices == {}
+    assert settle_expired(delivery).notices == {}
+
+
+def test_an_attempt_that_lacks_an_outcome_is_our_own_mistake() -> None:
+    attempt = replace(an_attempt(a_delivery(), QUEUED), outcomes={})
+
+    with pytest.raises(KeyError):
+        settled(attempt)
+
+
+def test_a_reply_of_several_lines_with_controls_is_one_escaped_line() -> None:
+    hostile = Failed(Reply(550, "no\nDelivered\x1b[2J\x00\udcff\u202e"), scope=Scope.MESSAGE)
+
+    recipient = alone(an_attempt(a_delivery(), hostile))
+
+    assert recipient.reply == "550 no Delivered\\x1b[2J\\x00\\xff\\u202e"
+
+
+@given(st.text(max_size=3000))
+def test_any_text_becomes_one_bounded_line_that_every_part_can_store(text: str) -> None:
+    line = single_line(text)
+
+    assert len(line) <= MAX_REPLY
+    assert len(line.splitlines()) <= 1
+    assert not any(c < " " or "\x7f" <= c <= "\x9f" for c in line)
+    line.encode("utf-8")
+    assert single_line(line) == line
