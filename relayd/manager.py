@@ -14,6 +14,7 @@ What the reader must not break:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -27,7 +28,6 @@ from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
-from relayd.mail.submission import Submission
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
 from relayd.schedule.scheduler import Scheduler, Turn
 
@@ -61,6 +61,7 @@ class RelayManager:
         new_relayer: Callable[[Site], Relayer],
         clock: Callable[[], datetime],
         events: Events,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._scheduler = scheduler
@@ -72,6 +73,7 @@ class RelayManager:
         self._new_relayer = new_relayer
         self._clock = clock
         self._events = events
+        self._monotonic = monotonic
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._look_ups = asyncio.Semaphore(LOOK_UPS)
         self._wake = asyncio.Event()
@@ -110,6 +112,7 @@ class RelayManager:
         backing_off = {row.key for row in await self._queue.sites()}
         for site in [key for key in self._scheduler.failing() if key not in backing_off]:
             self._scheduler.recovered(site, self._clock())
+            await self._attempts.site_recovered(site)
         self._scan_at = None
         self.wake()
 
@@ -134,7 +137,8 @@ class RelayManager:
         """Remember the sites that backed off before the restart."""
         now = self._clock()
         for row in await self._queue.sites():
-            self._scheduler.failed(row.key, row.failures, row.retry_at, row.reply, now)
+            self._attempts.restore(row.key, row.failures, row.retry_at)
+            self._scheduler.failed(row.key, row.retry_at, row.reply, now, failures=row.failures)
 
     async def run(self, *, once: bool = False) -> None:
         """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
@@ -185,9 +189,12 @@ class RelayManager:
                 self._tell_degraded(error)
                 return
             self._tell_restored()
-            for message, submission in _paired(messages, submissions):
-                self._events(Accepted(message=message, file=(submission.original or submission.path).name))
+            files = {submission.message.id: submission.file for submission in submissions}
+            for message in messages:
+                self._events(Accepted(message=message, file=files.get(message.id, "")))
             self.arrived(messages)
+            if stuck := [s for s in submissions if s.message not in messages and s.original is None]:
+                await self._pickup.give_back(stuck, reason="it cannot be moved into the queue")
             await self._start_relayers()
 
     async def _find_due(self) -> None:
@@ -242,7 +249,7 @@ class RelayManager:
                 if isinstance(outcome, Deferred):
                     await self._site_failed(_unresolved(destination), outcome, deliveries, "")
                     return
-                await self._attempts.settle_all(deliveries, outcome)
+                await self._attempts.unroutable(deliveries, outcome)
             finally:
                 self._leases.discard(deliveries[0].lease)
 
@@ -275,19 +282,21 @@ class RelayManager:
         except Exception as error:
             # What the relayer had reported already stays as it is: its lease has ended.
             self._events(Trouble(part="relayer", detail=f"{site}: {error!r}"))
-            await self._attempts.settle_all(deliveries, _our_fault(error))
+            await self._attempts.unroutable(deliveries, _our_fault(error))
             return
         finally:
             self._relayers.discard(relayer)
-        if ended.failure:
-            await self._site_failed(site, ended.failure, ended.undone, ended.peer)
-            return
-        await self._site_served(site, ended.undone)
+        match ended.failure:
+            case Deferred() as failure:
+                await self._site_failed(site, failure, ended.undone, ended.peer)
+            case Failed() as failure:
+                await self._attempts.unroutable(ended.undone, failure)
+            case None:
+                await self._site_served(site, ended.undone)
 
     async def _site_failed(self, site: str, failure: Deferred, undone: Sequence[Delivery], peer: str) -> None:
-        failures = self._scheduler.failures(site) + 1
-        retry_at = await self._attempts.site_failed(site, failures, failure, undone, peer)
-        self._scheduler.failed(site, failures, retry_at, str(failure), self._clock())
+        retry_at = await self._attempts.site_failed(site, failure, undone, peer=peer)
+        self._scheduler.failed(site, retry_at, str(failure), self._clock())
 
     async def _site_served(self, site: str, undone: Sequence[Delivery]) -> None:
         now = self._clock()
@@ -333,8 +342,8 @@ class RelayManager:
         for at in (self._scan_at, self._scheduler.wake_at()):
             if at is not None:
                 seconds.append((at - now).total_seconds())
-        if (settles := self._pickup.look_again_in()) is not None:
-            seconds.append(settles)
+        if (look := self._pickup.next_look()) is not None:
+            seconds.append(look - self._monotonic())
         with suppress(TimeoutError):
             async with asyncio.timeout(max(min(seconds), SHORTEST_SLEEP)):
                 await self._wake.wait()
@@ -351,7 +360,8 @@ class RelayManager:
 
     @property
     def _idle(self) -> bool:
-        return not (self._pickup.waiting() or self._looking_up or self._relaying) and self._scheduler.idle
+        busy = self._pickup.waiting() or self._looking_up or self._relaying or self._attempts.busy
+        return not busy and self._scheduler.idle
 
     # trouble
 
@@ -385,11 +395,6 @@ def _unresolved(destination: str) -> str:
 
 def _our_fault(error: Exception) -> Deferred:
     return Deferred(status=EnhancedStatus(4, 3, 0), reason=f"internal error: {type(error).__name__}")
-
-
-def _paired(messages: Sequence[Message], submissions: Sequence[Submission]) -> Iterable[tuple[Message, Submission]]:
-    by_id = {submission.message.id: submission for submission in submissions}
-    return ((message, by_id[message.id]) for message in messages if message.id in by_id)
 
 
 async def _first(*work: Coroutine[Any, Any, Any]) -> None:

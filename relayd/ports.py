@@ -28,8 +28,11 @@ class Pickup(Protocol):
     def waiting(self) -> bool:
         """Whether a file is left that may become ready."""
 
-    def look_again_in(self) -> float | None:
-        """Return the seconds until a file that settles may be ready, None if none does."""
+    def next_look(self) -> float | None:
+        """Return the monotonic time at which to `take` again, None if only an event or the period calls."""
+
+    async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
+        """Leave files alone that cannot be taken, for `reason`."""
 
 
 class DueLike(Protocol):
@@ -101,7 +104,7 @@ class Ended(Protocol):
     def undone(self) -> Sequence[Delivery]: ...
 
     @property
-    def failure(self) -> Deferred | None: ...
+    def failure(self) -> Deferred | Failed | None: ...
 
     @property
     def peer(self) -> str: ...
@@ -116,18 +119,25 @@ class Relayer(Protocol):
 
 
 class Attempts(Protocol):
-    """The attempt manager."""
+    """The attempt manager: see relayd/attempt/manager.py."""
 
-    async def settle_all(self, deliveries: Sequence[Delivery], outcome: Deferred | Failed) -> None:
+    def restore(self, site_key: str, failures: int, retry_at: datetime) -> None:
+        """Take up a back-off that an earlier start recorded."""
+
+    async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:
         """Settle deliveries that no relayer was started for."""
 
     async def site_failed(
-        self, site: str, failures: int, failure: Deferred, undone: Sequence[Delivery], peer: str
+        self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
     ) -> datetime:
-        """Record that a site could not be used, now for the `failures`th time in a row; return when to try again."""
+        """Record that a site could not be used; return when to try again."""
 
-    async def site_recovered(self, site: str) -> None:
+    async def site_recovered(self, site_key: str) -> None:
         """Forget the back-off of a site."""
 
     async def sweep(self, now: datetime) -> None:
-        """Expire what is too old, warn of what is late, make the notifications that are owed."""
+        """Expire what is too old, warn of what is late."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an outcome is not durable yet, or a notification may still be owed."""

@@ -78,9 +78,15 @@ class Scheduler:
         self._place(turn.site, now)
         self._forget_if_idle(turn.site)
 
-    def failed(self, site: str, failures: int, retry_at: datetime, reason: str, now: datetime) -> None:
-        """The site could not be used, `failures` times in a row; nothing starts for it before `retry_at`."""
+    def failed(self, site: str, retry_at: datetime, reason: str, now: datetime, *, failures: int | None = None) -> None:
+        """The site could not be used; nothing starts for it before `retry_at`.
+
+        `failures` is how often in a row that was so; None: once more than known.  Relayers that fail together, and
+        so have the same `retry_at`, count once.
+        """
         state = self._sites.setdefault(site, SiteState())
+        if failures is None:
+            failures = state.failures + (state.retry_at != retry_at)
         state.failures, state.retry_at, state.reason = failures, retry_at, reason
         heapq.heappush(self._retries, (retry_at, site))
         self._place(site, now)

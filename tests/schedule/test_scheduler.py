@@ -84,7 +84,7 @@ def test_mail_that_falls_due_while_a_relayer_claims_is_not_overlooked() -> None:
 def test_a_site_that_failed_is_left_alone_until_its_time_and_then_probed_once() -> None:
     scheduler = a_scheduler()
     scheduler.mail_due("site", "example.org", 1000, NOW)
-    scheduler.failed("site", 1, NOW + MINUTE, "connection refused", NOW)
+    scheduler.failed("site", NOW + MINUTE, "connection refused", NOW)
 
     assert scheduler.next(NOW) is None
     assert scheduler.wake_at() == NOW + MINUTE
@@ -99,11 +99,19 @@ def test_a_site_that_failed_is_left_alone_until_its_time_and_then_probed_once() 
 def test_a_site_that_recovers_has_its_whole_window_again() -> None:
     scheduler = a_scheduler(max_connections_per_site=3)
     scheduler.mail_due("site", "example.org", 1000, NOW)
-    scheduler.failed("site", 1, NOW + MINUTE, "refused", NOW)
+    scheduler.failed("site", NOW + MINUTE, "refused", NOW)
 
     scheduler.recovered("site", NOW)
 
     assert [the_turn(scheduler).site for _ in range(3)] == ["site"] * 3
+
+
+def test_relayers_that_fail_together_count_as_one_failure() -> None:
+    scheduler = a_scheduler()
+    for _ in range(3):
+        scheduler.failed("site", NOW + MINUTE, "refused", NOW)
+
+    assert scheduler.failures("site") == 1
 
 
 def test_deliveries_in_core_are_bounded() -> None:
@@ -154,8 +162,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end(self, failed: bool, minutes: int) -> None:
         turn, deliveries = self.running.pop(0)
         if failed:
-            failures = self.scheduler.failures(turn.site) + 1
-            self.scheduler.failed(turn.site, failures, self.now + minutes * MINUTE, "refused", self.now)
+            self.scheduler.failed(turn.site, self.now + minutes * MINUTE, "refused", self.now)
         else:
             self.scheduler.recovered(turn.site, self.now)
         self.scheduler.ended(turn, deliveries, self.now)

@@ -1,0 +1,350 @@
+"""config.toml becomes frozen settings; every mistake is found at once, each with its key and line.
+
+The sections are plain dataclasses: their fields are the keys, their defaults the defaults, and config.example.toml
+is compared with them by a test.  pydantic checks the types; durations and sizes are turned from words first.
+Only `daemon` and `cli` see the whole; each stage gets the settings it asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import json
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from relayd.attempt.settings import RetrySettings
+from relayd.mail.address import Address, check_local_part, parse_domain
+from relayd.mail.errors import ConfigError, InvalidAddress
+from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
+from relayd.relay.timeouts import Timeouts
+from relayd.route.settings import DnsSettings, RouteRule
+from relayd.route.smart_host import parse_host, parse_pattern
+
+Octets = Annotated[int, "octets"]
+T = TypeVar("T")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
+_FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySection:
+    """[relay]"""
+
+    hostname: str = ""
+    origin: str = ""
+    spool: str = "./spool"
+    check_interval: timedelta = timedelta(seconds=5)
+    max_connections: int = 100
+    max_messages_per_connection: int = 100
+    max_connections_per_site: int = 20
+    port: int = 25
+    allow_loopback: bool = False
+    allow_private: bool = True
+    max_message_size: Octets = 50 * 2**20
+    trust_producers: bool = False
+    settle_time: timedelta = timedelta(seconds=2)
+    stop_grace: timedelta = timedelta(seconds=60)
+    history: timedelta = timedelta(days=3)
+    active_limit: int = 20_000
+    source_address: str | tuple[str, ...] = ""
+    address_family: AddressFamily = AddressFamily.ANY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSection:
+    """[tls]"""
+
+    policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSection:
+    """One [[route]]"""
+
+    name: str
+    match: tuple[str, ...]
+    hosts: tuple[str, ...]
+    username: str = ""
+    password_file: str = ""
+    tls: TlsPolicy | None = None
+    source_address: str | tuple[str, ...] = ""
+    address_family: AddressFamily | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration.  `path` is the file it came from; `spool` is absolute."""
+
+    path: Path
+    spool: Path
+    relay: RelaySection = field(default_factory=RelaySection)
+    retry: RetrySettings = field(default_factory=RetrySettings)
+    dns: DnsSettings = field(default_factory=DnsSettings)
+    tls: TlsSection = field(default_factory=TlsSection)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    routes: tuple[RouteRule, ...] = ()
+
+    @property
+    def source_addresses(self) -> tuple[str, ...]:
+        """`relay.source_address` as a list."""
+        return _listed(self.relay.source_address)
+
+
+SECTIONS: dict[str, type] = {
+    "relay": RelaySection,
+    "retry": RetrySettings,
+    "dns": DnsSettings,
+    "tls": TlsSection,
+    "timeouts": Timeouts,
+}
+
+
+def load(path: Path) -> Config:
+    """Read and check the file at `path`.
+
+    Raises:
+        ConfigError: with one sentence for each mistake, as `config.toml:12: relay.max_conections: no such setting`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    reader = _Reader(path, text)
+    config = reader.read(tables)
+    if reader.mistakes:
+        raise ConfigError(*reader.mistakes)
+    return config
+
+
+class _Reader:
+    """Reads the tables of one file and gathers the mistakes."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.mistakes: list[str] = []
+        self._path = path
+        self._lines = text.splitlines()
+
+    def read(self, tables: dict[str, Any]) -> Config:
+        for name in tables:
+            if name not in (*SECTIONS, "aliases", "route"):
+                self._mistake(name, "no such section" + _suggestion(name, [*SECTIONS, "aliases", "route"]))
+        sections: dict[str, Any] = {
+            name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
+        }
+        relay: RelaySection = sections["relay"]
+        self._check_relay(relay)
+        spool = (self._path.parent / relay.spool).resolve()
+        if spool == Path("/"):
+            self._mistake("relay.spool", "the root directory cannot be a spool")
+        return Config(
+            path=self._path,
+            spool=spool,
+            aliases=self._aliases(tables.get("aliases", {})),
+            routes=tuple(self._routes(tables.get("route", []))),
+            **sections,
+        )
+
+    # one table
+
+    def _section(self, cls: type[T], table: Any, where: str) -> T | None:
+        """Return the table as a `cls`, or None after telling what is wrong with it."""
+        if not isinstance(table, dict):
+            self._mistake(where, "must be a table")
+            return None
+        before = len(self.mistakes)
+        hints = get_type_hints(cls, include_extras=True)
+        values = {}
+        for key, value in table.items():
+            if key not in hints:
+                self._mistake(f"{where}.{key}", "no such setting" + _suggestion(key, hints))
+                continue
+            try:
+                values[key] = _from_words(hints[key], value)
+            except ValueError as error:
+                self._mistake(f"{where}.{key}", str(error))
+        required = (f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING)  # type: ignore[arg-type]
+        for missing in (f.name for f in required if f.name not in table):
+            self._mistake(where, f"{missing} is missing")
+        section = self._validated(cls, values, where)
+        return section if len(self.mistakes) == before else None
+
+    def _validated(self, cls: type[T], values: dict[str, Any], where: str) -> T | None:
+        try:
+            # JSON is pydantic's strictest reading that still takes a word for an enum and a list for a tuple.
+            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            told = set()
+            for each in error.errors():
+                # A value that may be of several types is complained of once for each.
+                key = ".".join([where, *(str(part) for part in each["loc"][:1])])
+                if key not in told and each["type"] != "missing":
+                    self._mistake(key, _in_words(each["msg"]))
+                told.add(key)
+            return None
+
+    # what types cannot say
+
+    def _check_relay(self, relay: RelaySection) -> None:
+        for key in ("hostname", "origin"):
+            name = getattr(relay, key)
+            try:
+                if name and "." not in parse_domain(name) and not name.startswith("["):
+                    raise InvalidAddress(f"needs a full domain name, not {name!r}")
+                if name and not name.isascii():
+                    raise InvalidAddress(f"needs its A-label form: {parse_domain(name)}")
+            except InvalidAddress as error:
+                self._mistake(f"relay.{key}", str(error))
+        if not 0 < relay.port < 65536:
+            self._mistake("relay.port", f"a port is a number from 1 to 65535, not {relay.port}")
+        self._check_addresses("relay.source_address", _listed(relay.source_address))
+
+    def _check_addresses(self, key: str, addresses: tuple[str, ...]) -> None:
+        for address in addresses:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                self._mistake(key, f"not an IP address: {address!r}")
+
+    def _aliases(self, table: Any) -> dict[str, tuple[str, ...]]:
+        aliases = {}
+        for name, value in table.items() if isinstance(table, dict) else ():
+            key = f"aliases.{name}"
+            targets = [value] if isinstance(value, str) else value
+            if not (isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets)):
+                self._mistake(key, "must be an address or a list of addresses")
+                continue
+            for text in (name, *targets):
+                try:
+                    Address.parse(text) if "@" in text else check_local_part(text)
+                except InvalidAddress as error:
+                    self._mistake(key, str(error))
+            aliases[name] = tuple(targets)
+        if not isinstance(table, dict):
+            self._mistake("aliases", "must be a table")
+        return aliases
+
+    def _routes(self, tables: Any) -> Iterator[RouteRule]:
+        if not isinstance(tables, list):
+            self._mistake("route", "is written [[route]], with double brackets")
+            return
+        names: set[str] = set()
+        for number, table in enumerate(tables, 1):
+            where = f"route {number}"
+            section = self._section(RouteSection, table, where)
+            if section is None:
+                continue
+            if section.name in names:
+                self._mistake(f"{where}.name", f"another route is named {section.name!r} already")
+            names.add(section.name)
+            self._check_addresses(f"{where}.source_address", _listed(section.source_address))
+            try:
+                yield self._route(section, where)
+            except ValueError as error:
+                self._mistake(where, str(error))
+
+    def _route(self, section: RouteSection, where: str) -> RouteRule:
+        return RouteRule(
+            name=section.name,
+            match=tuple(parse_pattern(pattern) for pattern in section.match),
+            hosts=tuple(parse_host(host) for host in section.hosts),
+            credentials=self._credentials(section, where),
+            tls=section.tls,
+            source_addresses=_listed(section.source_address) or None,
+            address_family=section.address_family,
+        )
+
+    def _credentials(self, section: RouteSection, where: str) -> Credentials | None:
+        if not (section.username or section.password_file):
+            return None
+        if not (section.username and section.password_file):
+            self._mistake(where, "username and password_file go together")
+            return None
+        path = self._path.parent / section.password_file
+        try:
+            if stat.S_IMODE(path.stat().st_mode) & 0o007:
+                self._mistake(f"{where}.password_file", f"{path} can be read by everybody: chmod o= it")
+            password = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            self._mistake(f"{where}.password_file", str(error))
+            return None
+        if not password or any(character in password for character in "\r\n\0"):
+            self._mistake(f"{where}.password_file", f"{path} must hold the password, on one line")
+        return Credentials(username=section.username, password=password)
+
+    # telling
+
+    def _mistake(self, key: str, sentence: str) -> None:
+        line = self._line_of(key)
+        self.mistakes.append(f"{self._path}{f':{line}' if line else ''}: {key}: {sentence}")
+
+    def _line_of(self, key: str) -> int | None:
+        """Return the line where `key`, as `section.name` or `route 2.name`, stands; the section's if it has none."""
+        section, _, name = key.partition(".")
+        kind, _, number = section.partition(" ")
+        heading = re.compile(rf"\s*\[+\s*{re.escape(kind)}\s*\]+")
+        count, found = 0, None
+        for at, line in enumerate(self._lines, 1):
+            if re.match(r"\s*\[", line) and "=" not in line.partition("#")[0]:
+                count += bool(heading.match(line))
+                inside = bool(heading.match(line)) and count == int(number or 1)
+                found = at if inside else found
+            elif found and name and inside and re.match(rf"""\s*["']?{re.escape(name)}["']?\s*=""", line):
+                return at
+        return found
+
+
+def _from_words(hint: Any, value: Any) -> Any:
+    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative."""
+    if hint is timedelta:
+        return f"PT{parse_duration(value).total_seconds():.6f}S"
+    if hint == Octets:
+        return parse_size(value)
+    if hint is int and type(value) is int and value < 1:
+        raise ValueError(f"must be 1 or more, not {value}")
+    return value
+
+
+def parse_duration(value: Any) -> timedelta:
+    """Return the time that `"500ms"`, `"30s"`, `"5m"`, `"4h"`, `"5d"` name; ValueError for anything else."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    raise ValueError(f'must be a duration as "30s", "5m", "4h" or "5d", not {value!r}')
+
+
+def parse_size(value: Any) -> int:
+    """Return the octets that `"512KiB"`, `"50MiB"` or a number name; ValueError for anything else."""
+    if type(value) is int and value > 0:
+        return value
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and int(match[1]) > 0:
+        return int(match[1]) * _FACTORS[match[2]]
+    raise ValueError(f'must be a size as "512KiB", "50MiB" or a number of octets, not {value!r}')
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return value
+
+
+def _suggestion(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; {close[0]}?" if close else ""
+
+
+def _in_words(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should", "should")

@@ -1,0 +1,243 @@
+"""The daemon: builds the parts, plugs them together, starts and stops them.
+
+The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, bodies without rows,
+the attempt manager (it owes notifications), the control socket, READY, and only then relaying.  The order of a stop is
+the reverse: nothing new, what is in flight within `stop_grace`, outcomes to disk, leases given back, the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import uvloop
+
+from relayd import __version__
+from relayd.attempt.manager import AttemptManager
+from relayd.config import Config, load
+from relayd.control import listen
+from relayd.identity import Identity, hostname_of_machine, identity
+from relayd.mail.errors import ConfigError
+from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle
+from relayd.mail.message import Message
+from relayd.manager import RelayManager
+from relayd.observe.counters import Counters
+from relayd.observe.log import LibraryLog, open_log
+from relayd.observe.observer import Observer
+from relayd.plugs import BodiesPort, EndOfDataPort, LedgerPort, NotificationsPort, Relayers
+from relayd.relay.ports import Ports
+from relayd.route.own import own_addresses
+from relayd.route.resolver import DnsResolver
+from relayd.route.router import Router
+from relayd.schedule.scheduler import Scheduler
+from relayd.settings import (
+    manager_settings,
+    relay_settings,
+    route_settings,
+    schedule_settings,
+    submission_settings,
+)
+from relayd.spool.spool import Spool
+from relayd.submission.pickup import Pickup
+from relayd.supervisor import Supervisor
+
+STDERR = 2
+EX_OK = 0
+EX_TEMPFAIL = 75
+STATUS_INTERVAL = timedelta(seconds=10)
+
+
+def run(config: Config, *, once: bool) -> int:
+    """Run the daemon until a signal, or with `once` until nothing can be done; return the exit code.
+
+    Raises:
+        SpoolLocked: another daemon owns the spool.
+        QueueError: the queue cannot be opened.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Daemon(config).serve(once=once))
+
+
+def now() -> datetime:
+    """The one clock: wall time, aware."""
+    return datetime.now(UTC)
+
+
+class Daemon:
+    """See the module."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._identity = _identity(config)
+        self._counters = Counters()
+        self._supervisor = Supervisor()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def serve(self, *, once: bool) -> int:
+        """See `run`."""
+        async with AsyncExitStack() as stack:
+            self._events = stack.enter_context(observed(self._counters))
+            stack.callback(self._supervisor.close)
+            self._on_signals(asyncio.get_running_loop())
+            if self._identity.warning:
+                self._events(Degraded(part="relay.hostname", reason=self._identity.warning))
+            spool = await self._open_spool(stack)
+            await self._assemble(spool, stack)
+            await stack.enter_async_context(
+                listen(self._config.spool / "control", self._manager.operator_changed_queue)
+            )
+            self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
+            self._supervisor.ready()
+            await self._relay(once)
+            waits = await spool.queue.next_due(datetime.fromtimestamp(0, UTC)) is not None
+        return EX_TEMPFAIL if once and waits else EX_OK
+
+    # building
+
+    async def _open_spool(self, stack: AsyncExitStack) -> Spool:
+        config = self._config
+        spool = await Spool.open(config.spool, now=now(), history=config.relay.history, events=self._events)
+        stack.push_async_callback(spool.close)
+        return spool
+
+    async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
+        """Build the parts in the order in which they need each other, and take up what an earlier start left."""
+        self._resolver = DnsResolver(self._config.dns)
+        self._router = Router(
+            route_settings(self._config, self._identity), self._resolver, clock=now, own_addresses=own_addresses
+        )
+        self._scheduler = Scheduler(schedule_settings(self._config))
+        self._pickup = Pickup(submission_settings(self._config, self._identity), clock=now, events=self._events)
+        self._attempts = AttemptManager(
+            self._config.retry,
+            self._identity.hostname,
+            ledger=LedgerPort(spool.queue),
+            notifications=NotificationsPort(spool, lambda message: self._manager.arrived([message])),
+            clock=now,
+            jitter=random.random,
+            events=self._events,
+        )
+        ports = Ports(
+            addresses=self._router,
+            reports=self._attempts,
+            bodies=BodiesPort(spool.bodies),
+            ends=EndOfDataPort(spool.notes),
+            withdrawn=lambda message_id: self._manager.withdrawn(message_id),
+        )
+        self._relayers = Relayers(relay_settings(self._config, self._identity), ports, now)
+        stack.push_async_callback(self._relayers.close)
+        self._manager = RelayManager(
+            manager_settings(self._config),
+            scheduler=self._scheduler,
+            pickup=self._pickup,
+            spool=spool,
+            queue=spool.queue,
+            router=self._router,
+            attempts=self._attempts,
+            new_relayer=self._relayers.new,
+            clock=now,
+            events=self._events,
+        )
+        await self._take_up(spool)
+        self._attempts.start()
+        stack.push_async_callback(self._attempts.close)
+        await self._manager.restore()
+
+    async def _take_up(self, spool: Spool) -> None:
+        """Take in what a crash left between the drop directory and the queue."""
+        for queue_id, path in await spool.orphans():
+            message = await self._pickup.examine_body(path, queue_id)
+            if isinstance(message, Message):
+                await spool.adopt(message)
+                self._events(Accepted(message=message, file=path.name))
+            else:
+                place = await spool.reject(queue_id, message)
+                self._events(FileRejected(file=place.name, reason=message))
+        known = await spool.incoming_known()
+        await self._pickup.restore_incoming(known.__contains__)
+
+    # running
+
+    async def _relay(self, once: bool) -> None:
+        """Relay until told to stop; then bring what is in flight to its end."""
+        beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
+        relaying = asyncio.create_task(self._manager.run(once=once))
+        try:
+            await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._supervisor.stopping()
+            self._events(Lifecycle(state="stopping"))
+            await self._manager.stop(self._hurry, self._config.relay.stop_grace)
+            await relaying
+            for task in beside:
+                task.cancel()
+
+    async def _report_status(self) -> None:
+        """Tell the service manager that the loop turns, and what it does."""
+        interval = self._supervisor.watchdog_interval or STATUS_INTERVAL
+        while True:
+            self._supervisor.alive()
+            self._supervisor.status(self._manager.status)
+            await asyncio.sleep(min(interval, STATUS_INTERVAL).total_seconds())
+
+    def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _told_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _reload(self) -> None:
+        """Read the configuration again; one with mistakes is refused, and the old one stays."""
+        self._supervisor.reloading()
+        try:
+            config = load(self._config.path)
+            if config.spool != self._config.spool:
+                raise ConfigError("relay.spool: the spool cannot be changed by a reload; restart relayd for that")
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                self._events(Degraded(part="configuration", reason=mistake))
+            self._events(Lifecycle(state="not-reloaded", detail="the configuration before stays in force"))
+        else:
+            self._use(config)
+            self._events(Lifecycle(state="reloaded"))
+        self._supervisor.ready()
+
+    def _use(self, config: Config) -> None:
+        self._config, self._identity = config, _identity(config)
+        self._resolver.reload(config.dns)
+        self._router.reload(route_settings(config, self._identity))
+        self._scheduler.settings = schedule_settings(config)
+        self._pickup.reload(submission_settings(config, self._identity))
+        self._attempts.reload(config.retry, self._identity.hostname)
+        self._relayers.reload(relay_settings(config, self._identity))
+        self._manager.reload(manager_settings(config))
+
+
+def _identity(config: Config) -> Identity:
+    return identity(config.relay.hostname, hostname_of_machine(), own_addresses())
+
+
+@contextmanager
+def observed(counters: Counters) -> Iterator[Events]:
+    """Write events to standard error, and count them, while the context lasts; what libraries log, too."""
+    log, lines = open_log(STDERR, os.environ.get("JOURNAL_STREAM"))
+    libraries = LibraryLog(log)
+    logging.getLogger().addHandler(libraries)
+    events = Observer(log, counters)
+    try:
+        yield events
+        events(Lifecycle(state="stopped"))
+    finally:
+        logging.getLogger().removeHandler(libraries)
+        lines.close()

@@ -1,0 +1,109 @@
+"""What one stage needs of another, in the words of the one that needs it: `daemon.py` plugs these in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Message
+from relayd.mail.route import Site
+from relayd.relay.hosts import HostMemory
+from relayd.relay.partings import Partings
+from relayd.relay.ports import Ports
+from relayd.relay.relayer import Equipment, Relayer
+from relayd.relay.settings import RelaySettings
+from relayd.relay.tls import TlsContexts, TlsMemory
+from relayd.spool.bodies import Bodies, MissingBody
+from relayd.spool.notes import Notes
+from relayd.spool.queue import SiteRow
+from relayd.spool.spool import Spool
+from relayd.spool.sqlite import SqliteQueue
+
+
+class Relayers:
+    """Makes relayers, and keeps what they share: their memory of hosts and handshakes."""
+
+    def __init__(self, settings: RelaySettings, ports: Ports, clock: Callable[[], datetime]) -> None:
+        self._equipment = Equipment(
+            settings=settings,
+            ports=ports,
+            hosts=HostMemory(settings.host_memory),
+            tls=TlsMemory(settings.tls_memory),
+            contexts=TlsContexts(),
+            partings=Partings(settings.timeouts.quit),
+            clock=clock,
+            shuffle=random.shuffle,
+        )
+
+    def reload(self, settings: RelaySettings) -> None:
+        """Let relayers from now on use other settings."""
+        self._equipment = replace(self._equipment, settings=settings)
+
+    def new(self, site: Site) -> Relayer:
+        """Return a relayer for `site`, not running yet."""
+        return Relayer(site, self._equipment)
+
+    async def close(self) -> None:
+        """See the last connections off."""
+        await self._equipment.partings.over()
+
+
+class LedgerPort:
+    """The queue, as the attempt stage sees it."""
+
+    def __init__(self, queue: SqliteQueue) -> None:
+        self.settle = queue.settle
+        self.notices = queue.notices
+        self.drop_notice = queue.drop_notice
+        self.warn = queue.warn
+        self.expire = queue.expire
+        self._queue = queue
+
+    async def back_off(self, key: str, failures: int, retry_at: datetime, reply: str) -> None:
+        await self._queue.back_off(SiteRow(key=key, failures=failures, retry_at=retry_at, reply=reply))
+
+
+class NotificationsPort:
+    """The spool, as the attempt stage sees it."""
+
+    def __init__(self, spool: Spool, added: Callable[[Message], None]) -> None:
+        self.read_original = spool.read_original
+        self._spool = spool
+        self._added = added
+
+    async def add_notification(self, message: Message, content: bytes) -> None:
+        await self._spool.add_notification(message, content)
+        self._added(message)
+
+
+class BodiesPort:
+    """The bodies, as relayers see them."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]:
+        try:
+            return await self._bodies.read(deliveries)
+        except MissingBody as missing:
+            raise FileNotFoundError(str(missing)) from missing
+
+    async def chunks(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._bodies.chunks(delivery.id):
+                yield chunk
+        except MissingBody as missing:
+            raise FileNotFoundError(str(missing)) from missing
+
+
+class EndOfDataPort:
+    """The notes, as relayers see them."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def ending(self, delivery: Delivery) -> None:
+        self._notes.ending(delivery.lease, delivery.id)

@@ -1,0 +1,61 @@
+"""What each stage is told of the configuration."""
+
+from __future__ import annotations
+
+from relayd.config import Config
+from relayd.identity import Identity
+from relayd.manager import ManagerSettings
+from relayd.relay.settings import RelaySettings
+from relayd.route.settings import RouteSettings
+from relayd.schedule.settings import ScheduleSettings
+from relayd.submission.settings import SubmissionSettings
+
+
+def route_settings(config: Config, identity: Identity) -> RouteSettings:
+    """Return the router's settings."""
+    relay = config.relay
+    return RouteSettings(
+        hostname=identity.hostname,
+        port=relay.port,
+        tls=config.tls.policy,
+        allow_loopback=relay.allow_loopback,
+        allow_private=relay.allow_private,
+        source_addresses=config.source_addresses,
+        address_family=relay.address_family,
+        rules=config.routes,
+    )
+
+
+def schedule_settings(config: Config) -> ScheduleSettings:
+    """Return the scheduler's settings."""
+    relay = config.relay
+    return ScheduleSettings(
+        max_connections=relay.max_connections,
+        max_connections_per_site=relay.max_connections_per_site,
+        max_messages_per_connection=relay.max_messages_per_connection,
+        active_limit=relay.active_limit,
+    )
+
+
+def submission_settings(config: Config, identity: Identity) -> SubmissionSettings:
+    """Return the pickup's settings."""
+    relay = config.relay
+    return SubmissionSettings(
+        hostname=identity.hostname,
+        origin=relay.origin or identity.hostname,
+        spool=config.spool,
+        aliases=config.aliases,
+        max_message_size=relay.max_message_size,
+        trust_producers=relay.trust_producers,
+        settle_time=relay.settle_time,
+    )
+
+
+def manager_settings(config: Config) -> ManagerSettings:
+    """Return the manager's settings."""
+    return ManagerSettings(check_interval=config.relay.check_interval, max_connections=config.relay.max_connections)
+
+
+def relay_settings(config: Config, identity: Identity) -> RelaySettings:
+    """Return the relayers' settings."""
+    return RelaySettings(hostname=identity.hostname, timeouts=config.timeouts)
