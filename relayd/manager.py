@@ -189,11 +189,12 @@ class RelayManager:
                 self._tell_degraded(error)
                 return
             self._tell_restored()
-            files = {submission.message.id: submission.file for submission in submissions}
+            dropped = {submission.message.id: submission for submission in submissions}
             for message in messages:
-                self._events(Accepted(message=message, file=files.get(message.id, "")))
+                submission = dropped.pop(message.id, None)
+                self._events(Accepted(message=message, file=submission.file if submission else ""))
             self.arrived(messages)
-            if stuck := [s for s in submissions if s.message not in messages and s.original is None]:
+            if stuck := [submission for submission in dropped.values() if submission.original is None]:
                 await self._pickup.give_back(stuck, reason="it cannot be moved into the queue")
             await self._start_relayers()
 

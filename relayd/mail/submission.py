@@ -14,9 +14,11 @@ class Submission:
 
     `path` is renamed to the body's place if it still is the file `identity` (st_dev, st_ino) that was examined.
     `original` is the producer's own file, where `path` is our copy of it: removed once the message is committed.
+    `file` is the name it was dropped under.
     """
 
     message: Message
     path: Path
     identity: tuple[int, int]
     original: Path | None = None
+    file: str = ""

@@ -50,6 +50,7 @@ class Listed:
 
     message: Message
     in_flight: bool
+    hold_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
