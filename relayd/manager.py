@@ -87,6 +87,7 @@ class RelayManager:
         self._withdrawn: frozenset[str] = frozenset()
         self._scan_at: datetime | None = None  # None: at once
         self._retries_changed = False  # something may fall due before `_scan_at`
+        self._starting = False
         self._degraded = False
         self._stopping = False
 
@@ -214,6 +215,16 @@ class RelayManager:
             await self._slots.acquire()  # at once, since it is not locked
             self._start(f"relayer for {turn.site}", self._relay(turn), among=self._relaying)
 
+    def _start_relayers_soon(self) -> None:
+        """In the loop's next turn: destinations found by then to be of one site share its transactions."""
+        if not self._starting:
+            self._starting = True
+            self._start("start", self._start_now())
+
+    async def _start_now(self) -> None:
+        self._starting = False
+        await self._start_relayers()
+
     # where mail goes
 
     def _mail_for(self, destination: str, recipients: int) -> None:
@@ -235,7 +246,7 @@ class RelayManager:
         if isinstance(where, Site):
             self._sites[where.key] = where
             self._scheduler.mail_due(where.key, destination, recipients, now)
-            await self._start_relayers()
+            self._start_relayers_soon()
             if self._scheduler.failures(_unresolved(destination)):
                 self._scheduler.recovered(_unresolved(destination), now)
                 await self._attempts.site_recovered(_unresolved(destination))
