@@ -1,0 +1,110 @@
+"""`queue/incoming/`: files of other owners, claimed by a rename and copied before they are believed.
+
+Whoever holds such a file open could change it after it was accepted, so the message is our copy.  States:
+
+    <id>.orig              claimed: the producer's file, out of the drop directory
+    <id>.orig and <id>     copied, or being copied; the copy becomes the body when the message is committed
+    <id>.orig, a row       committed: the original is to be removed
+
+A crash leaves any of these; `leftovers` finds them at the next start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from relayd.mail.message import arrival_of
+
+_ORIGINAL = ".orig"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """What a crash left: a claimed original, or a copy."""
+
+    id: str
+    path: Path
+    is_original: bool
+
+
+class Incoming:
+    """The directory; made when it is first needed."""
+
+    def __init__(self, spool: Path, *, ours: Callable[[Path], None]) -> None:
+        self._ours = ours  # is told where a file goes back to, just before
+        self._new = spool / "new"
+        self._directory = spool / "queue" / "incoming"
+        self._device = -1
+
+    def prepare(self) -> None:
+        """Make the directory; find out which file system the queue is on."""
+        self._directory.parent.mkdir(mode=0o700, exist_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._device = os.stat(self._directory).st_dev
+
+    def is_near(self, status: os.stat_result) -> bool:
+        """Whether a file can be renamed into the queue: it is on its file system."""
+        return status.st_dev == self._device
+
+    def claim(self, path: Path, queue_id: str) -> Path:
+        """Take a file out of the drop directory; returns where it is now.
+
+        Raises:
+            OSError: it could not be renamed, and so must not be delivered: it would be again and again.
+        """
+        target = self._directory / (queue_id + _ORIGINAL)
+        os.rename(path, target)
+        return target
+
+    def create_copy(self, queue_id: str) -> tuple[Path, int]:
+        """Create the file for the copy; returns its path and a descriptor to write to."""
+        path = self._directory / queue_id
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return path, os.open(path, flags, 0o600)
+
+    def put_back(self, original: Path, path: Path, queue_id: str) -> None:
+        """Undo `claim`: under its old name, or, if that is taken by now, as `new/<id>`."""
+        target = self._new / queue_id if os.path.lexists(path) else path
+        self._ours(target)
+        os.rename(original, target)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield what is there, originals first: a copy must not go while nothing else has the message."""
+        yield from sorted(self._in_directory(), key=lambda leftover: not leftover.is_original)
+
+    def restore(self, leftover: Leftover, *, known: bool) -> bool:
+        """Clean up after a crash; returns whether a file went back to `new/`.  `known`: the message is committed."""
+        if not leftover.is_original:
+            if not known:
+                leftover.path.unlink()
+        elif known:
+            leftover.path.unlink()
+        else:
+            os.rename(leftover.path, self._new / leftover.id)
+            return True
+        return False
+
+    def _in_directory(self) -> Iterator[Leftover]:
+        for name in _names(self._directory):
+            stem = name.removesuffix(_ORIGINAL)
+            if _is_id(stem):
+                yield Leftover(id=stem, path=self._directory / name, is_original=stem != name)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if _ORIGINAL in entry.name or _is_id(entry.name)]
+    except FileNotFoundError:
+        return []
+
+
+def _is_id(name: str) -> bool:
+    try:
+        arrival_of(name)
+    except ValueError:
+        return False
+    return True

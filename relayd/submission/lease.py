@@ -1,0 +1,25 @@
+"""Asking the kernel whether anybody has a file open for writing (fcntl(2), "Leases")."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import signal
+
+
+def has_writer(descriptor: int) -> bool | None:
+    """Return whether a writer holds the file open; None where the kernel will not tell.
+
+    A read lease is granted only if nobody does.  It is asked for one file at a time and given back at once.  A writer
+    that opens the file in between waits that long, and the kernel sends us a signal: SIGURG, which is ignored by
+    default, because the default one, SIGIO, would end the process.
+
+    None: the file is another user's and we lack CAP_LEASE, or its file system has no leases.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    return False
