@@ -122,11 +122,14 @@ class World:
         self._exchangers += 1
         exchanger = Exchanger(name, f"127.0.{1 + self._exchangers // 250}.{1 + self._exchangers % 250}")
         if alive:
-            self.port = self.run(
-                self._stack.enter_async_context(smtp_server(exchanger, exchanger.address, self.port, name))
-            )
+            self.revive(exchanger)
         self.run(_called(self.dns.a, name, exchanger.address))
         return exchanger
+
+    def revive(self, exchanger: Exchanger) -> None:
+        """Let an exchanger listen."""
+        serving = smtp_server(exchanger, exchanger.address, self.port, exchanger.name)
+        self.port = self.run(self._stack.enter_async_context(serving))
 
     def domain(self, name: str, *exchangers: Exchanger) -> None:
         """Let a domain's mail be taken by exchangers, in order."""

@@ -1,0 +1,187 @@
+"""Open a connection: a socket of our own, aiosmtplib for the session up to the greeting, then the hand-over.
+
+The only file that imports aiosmtplib; its encodings for AUTH are here for that reason.  Why not more of it: it hides
+what is glued to a reply, and its DATA cannot be trusted with a relay's promises (docs/decisions, FAULTS.md A1 to A13).
+
+The hand-over is one step without an await: no octet can arrive between `connect()` and `set_protocol()`.  A non-empty
+buffer is refused.  Nothing is ever called on the SMTP object afterwards: its `close()` would flush a final dot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+
+import aiosmtplib
+import aiosmtplib.auth
+
+from relayd.mail.errors import SessionError
+from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.route import Target
+from relayd.relay.commands import QUIT
+from relayd.relay.timeouts import Timeouts
+from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
+
+_NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
+_LOST = EnhancedStatus(4, 4, 2)
+_PROTOCOL = EnhancedStatus(4, 5, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialling:
+    """What every connection of a relayer has in common.
+
+    `source_addresses`: the one of the target's family is bound, the system chooses if there are none at all.
+    """
+
+    hostname: str
+    timeouts: Timeouts
+    source_addresses: Sequence[str] = ()
+
+
+async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLContext | None = None) -> Wire:
+    """Connect to `target`, with TLS from the first octet if a context is given, and read the greeting.
+
+    Raises:
+        TlsHandshakeFailed: it answered, but not so.
+        ConnectionFailed: it cannot be used now.
+    """
+    sock = await _connected(target, dialling)
+    # Closing the SMTP object's transport closes its socket: this one lets us say QUIT to a greeting of 554.
+    spare = sock.dup()
+    try:
+        smtp = aiosmtplib.SMTP(
+            hostname=target.host.name,
+            local_hostname=dialling.hostname,
+            sock=sock,
+            use_tls=implicit_tls is not None,
+            tls_context=implicit_tls,
+            start_tls=False,
+            timeout=None,
+        )
+        await _greeted(smtp, dialling.timeouts, spare if implicit_tls is None else None)
+        return _handed_over(smtp, sock, dialling.timeouts)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        spare.close()
+
+
+def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, timeouts: Timeouts) -> Wire:
+    transport = cast("asyncio.Transport | None", smtp.transport)
+    if transport is None or transport.is_closing():
+        raise ConnectionFailed("connection closed after the greeting", status=_LOST)
+    wire = Wire(transport, sock, timeouts)
+    transport.set_protocol(wire)
+    if getattr(smtp.protocol, "_buffer", None):
+        wire.reset()
+        raise ConnectionFailed("protocol error: more than a greeting", status=_PROTOCOL)
+    return wire
+
+
+async def _connected(target: Target, dialling: Dialling) -> socket.socket:
+    version = ipaddress.ip_address(target.address).version
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    patience = dialling.timeouts.connect.total_seconds()
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each write waits for an acknowledgement
+        if dialling.source_addresses:
+            sock.bind((_source(dialling.source_addresses, version), 0))
+        async with asyncio.timeout(patience):
+            await asyncio.get_running_loop().sock_connect(sock, (target.address, target.host.port))
+    except TimeoutError:
+        sock.close()
+        raise ConnectionFailed(f"no connection to {target} in {patience:g} s", status=_NO_ANSWER) from None
+    except OSError as error:
+        sock.close()
+        reason = f"no connection to {target}: {error.strerror or error}"
+        raise ConnectionFailed(reason, status=_NO_ANSWER) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _source(addresses: Sequence[str], version: int) -> str:
+    for address in addresses:
+        if ipaddress.ip_address(address).version == version:
+            return address
+    raise OSError(f"no source address of IPv{version} is configured")
+
+
+async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts, spare: socket.socket | None) -> None:
+    """Let aiosmtplib do the TLS handshake, if any, and read the greeting, each within its own time."""
+    loop = asyncio.get_running_loop()
+    limit = timeouts.greeting
+    try:
+        async with asyncio.timeout(limit.total_seconds()) as bound:
+            timer = loop.call_later(timeouts.starttls.total_seconds(), _stop_handshake, smtp, bound)
+            try:
+                await smtp.connect()
+            finally:
+                timer.cancel()
+    except TimeoutError:
+        if smtp.use_tls and smtp.protocol is None:
+            raise TlsHandshakeFailed("TLS handshake: stalled", status=_LOST) from None
+        raise ConnectionFailed(_no_greeting(limit), status=_LOST) from None
+    except aiosmtplib.SMTPConnectResponseError as error:
+        if spare is not None:
+            _say_goodbye(spare)
+        reply = Reply.parse(error.code, error.message)
+        usable = error.code // 100 in (4, 5)
+        raise ConnectionFailed(
+            f"greeting: {reply}", reply=reply if usable else None, status=None if usable else _PROTOCOL
+        ) from None
+    except aiosmtplib.SMTPResponseException as error:
+        raise ConnectionFailed(f"protocol error in the greeting: {error.message}", status=_PROTOCOL) from None
+    except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        if smtp.use_tls and isinstance(cause, ssl.SSLError):
+            raise TlsHandshakeFailed(f"TLS handshake: {cause}", status=EnhancedStatus(4, 7, 5)) from None
+        raise ConnectionFailed(f"connection lost before the greeting: {cause}", status=_LOST) from None
+
+
+def _no_greeting(limit: timedelta) -> str:
+    return f"no greeting in {limit.total_seconds():g} s"
+
+
+def _stop_handshake(smtp: aiosmtplib.SMTP, bound: asyncio.Timeout) -> None:
+    if smtp.use_tls and smtp.protocol is None:  # set once the transport, with TLS, is up
+        bound.reschedule(asyncio.get_running_loop().time())
+
+
+def _say_goodbye(sock: socket.socket) -> None:
+    try:
+        sock.send(QUIT, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        return  # it has gone already
+
+
+def plain(username: str, password: str) -> bytes:
+    """Return the initial response of AUTH PLAIN (RFC 4616)."""
+    return aiosmtplib.auth.auth_plain_encode(username, password)
+
+
+def login(username: str, password: str) -> tuple[bytes, bytes]:
+    """Return the two answers of AUTH LOGIN."""
+    return aiosmtplib.auth.auth_login_encode(username, password)
+
+
+def cram_md5(username: str, password: str, challenge: str) -> bytes:
+    """Return the answer to AUTH CRAM-MD5 (RFC 2195).
+
+    Raises:
+        SessionError: the challenge is not base64.
+    """
+    try:
+        return aiosmtplib.auth.auth_crammd5_verify(username, password, challenge)
+    except aiosmtplib.SMTPAuthenticationError as error:
+        raise SessionError(error.message) from None

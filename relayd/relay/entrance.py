@@ -1,0 +1,116 @@
+"""Getting in: from an address to a server that waits for MAIL, under the site's TLS policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from relayd.mail.outcome import Deferred
+from relayd.mail.reply import Reply
+from relayd.mail.route import Site, Target, TlsPolicy
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.connection import Dialling, connect
+from relayd.relay.opening import Opened, Opening, opening
+from relayd.relay.partings import Partings
+from relayd.relay.saying import Encrypt, Patience, TlsFailed
+from relayd.relay.settings import RelaySettings
+from relayd.relay.tls import TlsContexts, TlsMemory, described
+from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Established:
+    """A connection that is ready for MAIL.  `tls` as in `Attempt`."""
+
+    wire: Wire
+    capabilities: Capabilities
+    tls: str
+
+
+class Entrance:
+    """One target.  `connects` counts the connections that were tried."""
+
+    def __init__(
+        self,
+        target: Target,
+        site: Site,
+        settings: RelaySettings,
+        *,
+        contexts: TlsContexts,
+        memory: TlsMemory,
+        partings: Partings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.connects = 0
+        self._target = target
+        self._site = site
+        self._settings = settings
+        self._contexts = contexts
+        self._memory = memory
+        self._partings = partings
+        self._clock = clock
+        self._dialling = Dialling(
+            hostname=settings.hostname, timeouts=settings.timeouts, source_addresses=site.source_addresses
+        )
+
+    async def enter(self) -> Established | Deferred:
+        """Connect and open the conversation.
+
+        Where TLS fails and the policy allows clear text, once more on a new connection: what was half encrypted is
+        not to be trusted with either.
+        """
+        optional = self._site.tls is TlsPolicy.OPPORTUNISTIC and not self._target.host.implicit_tls
+        starttls = not (optional and self._memory.fails(self._target, self._clock()))
+        result = await self._try(starttls=starttls)
+        if isinstance(result, TlsFailed) and optional:
+            self._memory.failed(self._target, self._clock())
+            result = await self._try(starttls=False)
+        return result.outcome if isinstance(result, TlsFailed) else result
+
+    async def _try(self, *, starttls: bool) -> Established | Deferred | TlsFailed:
+        self.connects += 1
+        implicit = self._target.host.implicit_tls
+        context = self._contexts.of(self._site.tls) if implicit else None
+        try:
+            wire = await connect(self._target, self._dialling, implicit_tls=context)
+        except ConnectionFailed as error:
+            return error.outcome
+        try:
+            talk = opening(self._settings.hostname, self._site, encrypted=implicit, starttls=starttls)
+            result = await self._talk(wire, talk)
+        except BaseException:
+            wire.reset()
+            raise
+        if isinstance(result, Opened):
+            tls = described(wire.tls_version, self._site.tls) if result.encrypted else ""
+            return Established(wire=wire, capabilities=result.capabilities, tls=tls)
+        if isinstance(result, Deferred) and result.reply is not None and result.reply.code != 421:
+            self._partings.part(wire)
+        else:
+            wire.reset()
+        return result
+
+    async def _talk(self, wire: Wire, talk: Opening) -> Opened | Deferred | TlsFailed:
+        """Do what the opening says, to its end."""
+        timeouts = self._settings.timeouts
+        reply = Reply(220)
+        fresh_tls = False  # no reply has come since the handshake: some handshakes fail only then (TLS 1.3)
+        try:
+            step = next(talk)
+            while True:
+                if isinstance(step, Encrypt):
+                    await wire.start_tls(self._contexts.of(self._site.tls), self._target.host.name, timeouts.starttls)
+                    fresh_tls = True
+                else:
+                    patience = timeouts.starttls if step.patience is Patience.STARTTLS else timeouts.ehlo
+                    reply = await wire.ask(step.octets, patience)
+                    fresh_tls = False
+                step = talk.send(reply)
+        except StopIteration as stop:
+            result: Opened | Deferred | TlsFailed = stop.value
+            return result
+        except TlsHandshakeFailed as error:
+            return TlsFailed(error.outcome)
+        except ConnectionFailed as error:
+            return TlsFailed(error.outcome) if fresh_tls else error.outcome

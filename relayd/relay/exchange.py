@@ -1,0 +1,235 @@
+"""The transactions of one connection: the engine on a wire, fed from the stock.
+
+What the loop calls (`received`, `left`, `lost`, `expired`) drives the engine to its next write at once, without a
+task being woken; the coroutine `run` only reads ahead and streams large bodies.
+
+Invariants: outcomes that are not durable yet are bounded by `max_unreported`; a delivery is noted (`ends`) before the
+octets that end it are written; every octet of a message that may be out of time is taken back by a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.reply import EnhancedStatus
+from relayd.relay.content import Encoder
+from relayd.relay.engine import Engine
+from relayd.relay.ports import Ports
+from relayd.relay.reporter import Reporter
+from relayd.relay.settings import RelaySettings
+from relayd.relay.stock import Stock, unreadable
+from relayd.relay.timeouts import Timeouts
+from relayd.relay.transaction import Load, Step
+from relayd.relay.wire import Wire
+
+_LOST = EnhancedStatus(4, 4, 2)
+
+
+class Exchange:
+    """One connection, from the first MAIL to the last reply.  After `run`, the engine tells how it ended."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        engine: Engine,
+        stock: Stock,
+        reporter: Reporter,
+        ports: Ports,
+        settings: RelaySettings,
+        withdrawn: list[Load],
+    ) -> None:
+        self.engine = engine
+        self._withdrawn = withdrawn  # where those go that an operator took back
+        self.stopping = False
+        self._wire = wire
+        self._stock = stock
+        self._reporter = reporter
+        self._ports = ports
+        self._limits = _limits(settings.timeouts)
+        self._block = settings.timeouts.block.total_seconds()
+        self._wake = asyncio.Event()
+        self._trouble: Exception | None = None
+        self._clock = asyncio.get_running_loop().time
+
+    async def run(self) -> None:
+        """Send what the stock has; return when it is empty, `stopping` is set, or the connection is over.
+
+        Raises:
+            Exception: our own trouble.  The connection is reset, and what can be told has been reported.
+        """
+        self._reporter.on_durable = self._advance
+        self._wire.listen(self)
+        try:
+            while not self._done:
+                if self._stock.low:
+                    await self._stock.fill()
+                self._guard(self._advance)
+                if self.engine.streaming is not None:
+                    await self._stream()
+                elif not self._done and not self._stock.low:
+                    await self._wake.wait()
+                self._wake.clear()
+        except BaseException:
+            self.give_up("stopped")
+            raise
+        finally:
+            self._reporter.on_durable = None
+            self._wire.expect(None)
+        if self._trouble is not None:
+            raise self._trouble
+
+    def stop(self) -> None:
+        """Start nothing more; what is under way settles."""
+        self.stopping = True
+        self._wake.set()
+
+    def give_up(self, reason: str) -> None:
+        """Reset the connection; the engine settles what it can."""
+        self._fail(f"{reason} {self.engine.where}")
+
+    # What the wire tells
+
+    def received(self, octets: bytes) -> None:
+        """Octets arrived."""
+        self._guard(self._receive, octets)
+
+    def left(self) -> None:
+        """All that was written has left."""
+        self._guard(self._expect)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        self._fail(f"{reason} {self.engine.where}")
+
+    def expired(self) -> None:
+        """The server took too long, or did not take what we sent."""
+        seconds = self._block if self._wire.unsent else self._limits.get(self.engine.awaited, self._block)
+        what = "the server took no more" if self._wire.unsent or self.engine.streaming else "no reply"
+        self._fail(f"{what} in {seconds:g} s {self.engine.where}")
+
+    # The turn of the engine
+
+    @property
+    def _done(self) -> bool:
+        if self._trouble is not None or self.engine.over is not None:
+            return True
+        return self.engine.idle and (self.stopping or self._reporter.broken or not self._stock)
+
+    def _receive(self, octets: bytes) -> None:
+        self.engine.receive(octets, self._wire.unsent)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Start what there is room for, write, report."""
+        engine = self.engine
+        while engine.room and (load := self._next()) is not None:
+            load.begun = self._clock()
+            engine.start(load)
+        if engine.over is not None:
+            self._wire.reset()
+        else:
+            for delivery in engine.endings:
+                self._ports.ends.ending(delivery)
+            if octets := engine.take():
+                self._wire.write(octets)
+            self._expect()
+        if engine.settled:
+            self._report()
+        if engine.over is not None or engine.streaming is not None or self._stock.low or engine.idle:
+            self._wake.set()
+
+    def _next(self) -> Load | None:
+        if self.stopping or self._reporter.full:
+            return None
+        while (load := self._stock.next()) is not None:
+            if not self._ports.withdrawn(load.delivery.id):
+                return load
+            self._withdrawn.append(load)
+        return None
+
+    def _report(self) -> None:
+        settled = self.engine.settled
+        while settled:
+            load = settled.pop()
+            self._reporter.report(load, self._clock() - load.begun if load.begun else 0.0)
+
+    def _expect(self) -> None:
+        if self._wire.unsent:
+            self._wire.expect(self._block)
+        else:
+            self._wire.expect(self._limits.get(self.engine.awaited))
+
+    def _fail(self, reason: str) -> None:
+        if self.engine.over is None:
+            outcome = Deferred(scope=Scope.HOST, reason=reason, status=_LOST)
+            self.engine.break_off(outcome, self._wire.unsent)
+            self._wire.reset()
+            self._guard(self._report)
+        self._wake.set()
+
+    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call; an exception is our own trouble: it ends the connection, and `run` raises it."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self._trouble = self._trouble or error
+            self._fail("internal error")
+
+    # Large bodies
+
+    async def _stream(self) -> None:
+        """Send the body that is streaming; its last line and the final dot only when all before has left."""
+        engine, wire = self.engine, self._wire
+        assert engine.streaming is not None
+        load = engine.streaming.load
+        encoder = Encoder(load.delivery.body)
+        chunks = self._ports.bodies.chunks(load.delivery)
+        try:
+            async for chunk in chunks:
+                if not self._streams(load):
+                    return
+                engine.body(encoder.feed(chunk))
+                await self._send()
+        except OSError as error:
+            self._unsendable(load, unreadable(error))
+        else:
+            if not self._streams(load):
+                return
+            if encoder.octets != load.delivery.body.size:
+                self._unsendable(load, unreadable("not the file that was accepted"))
+                return
+            wire.expect(None)
+            engine.end_body(encoder.finish())
+            self._guard(self._advance)
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+
+    def _streams(self, load: Load) -> bool:
+        """Whether the body of `load` is still wanted: the server may refuse it, or go, at any time."""
+        return self.engine.streaming is not None and self.engine.streaming.load is load
+
+    async def _send(self) -> None:
+        if octets := self.engine.take():
+            self._wire.write(octets)
+        if self._wire.unsent:
+            self._wire.expect(self._block)
+            await self._wire.drained()
+        self._wire.expect(None)
+
+    def _unsendable(self, load: Load, outcome: Deferred) -> None:
+        """Leave a message in its middle: by a reset, so that the server does not take the half for the whole."""
+        load.settle_rest(outcome)
+        self._fail("the message's file cannot be read")
+
+
+def _limits(timeouts: Timeouts) -> dict[Step | None, float]:
+    return {
+        Step.RSET: timeouts.mail.total_seconds(),
+        Step.MAIL: timeouts.mail.total_seconds(),
+        Step.RCPT: timeouts.rcpt.total_seconds(),
+        Step.DATA: timeouts.data.total_seconds(),
+        Step.FINAL: timeouts.final.total_seconds(),
+    }

@@ -1,0 +1,105 @@
+"""From the greeting to the first MAIL: EHLO or HELO, STARTTLS, EHLO again, AUTH.
+
+Sans-IO: a generator that yields what to do, is sent the replies, and returns the server's capabilities, or why it
+cannot be used.  Rules: RFC 5321 sections 3.2 and 4.1.4 (HELO only if EHLO is refused for good), RFC 3207 section 4
+(220 required; everything known before TLS is forgotten; never twice), RFC.md R9, R19, R20.
+
+Invariant: under REQUIRE and VERIFY it returns capabilities only on an encrypted connection; with credentials only
+after they were accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.route import Site, TlsPolicy
+from relayd.relay.auth import authentication
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.commands import STARTTLS, line
+from relayd.relay.saying import Encrypt, Patience, Say, Talk, TlsFailed
+
+_TLS_NEEDED = EnhancedStatus(4, 7, 4)  # RFC 3463 section 3.8: security features not supported
+_PROTOCOL = EnhancedStatus(4, 5, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The server waits for MAIL."""
+
+    capabilities: Capabilities
+    encrypted: bool
+
+
+Opening: TypeAlias = Generator[Talk, Reply, Opened | Deferred | TlsFailed]
+
+
+def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Opening:
+    """Open the conversation on a connection that has its greeting.
+
+    `encrypted`: TLS is there from the first octet.  `starttls` False: not to be tried, since it failed before.
+    """
+    offered = yield from _hello(hostname)
+    if isinstance(offered, Deferred):
+        return offered
+    if not encrypted and site.tls is not TlsPolicy.NONE and starttls:
+        upgraded = yield from _upgrade(offered, site.tls)
+        if isinstance(upgraded, Deferred | TlsFailed):
+            return upgraded
+        if upgraded:
+            encrypted = True
+            offered = yield from _hello(hostname)
+            if isinstance(offered, Deferred):
+                return offered
+    if not encrypted and site.tls in (TlsPolicy.REQUIRE, TlsPolicy.VERIFY):
+        return Deferred(scope=Scope.HOST, reason="TLS is required, and there is none", status=_TLS_NEEDED)
+    if site.credentials is not None:
+        clear_allowed = site.configured and site.tls is TlsPolicy.NONE
+        failure = yield from authentication(
+            offered.auth, site.credentials, encrypted=encrypted, clear_allowed=clear_allowed
+        )
+        if failure is not None:
+            return failure
+    return Opened(offered, encrypted)
+
+
+def _hello(hostname: str) -> Generator[Talk, Reply, Capabilities | Deferred]:
+    reply = yield Say(line(f"EHLO {hostname}"))
+    if reply.positive:
+        return Capabilities.parse(reply)
+    if reply.permanent:
+        reply = yield Say(line(f"HELO {hostname}"))
+        if reply.positive:
+            return Capabilities()
+    return _refused(reply, "EHLO")
+
+
+def _upgrade(offered: Capabilities, policy: TlsPolicy) -> Generator[Talk, Reply, Deferred | TlsFailed | bool]:
+    """Try STARTTLS; return whether the connection is encrypted now, or why it cannot be used."""
+    required = policy is not TlsPolicy.OPPORTUNISTIC
+    if not offered.starttls:
+        if required:
+            reason = "TLS is required, and the server does not offer STARTTLS"
+            return Deferred(scope=Scope.HOST, reason=reason, status=_TLS_NEEDED)
+        return False
+    reply = yield Say(STARTTLS, Patience.STARTTLS)
+    if reply.code == 220:
+        yield Encrypt()
+        return True
+    if reply.code == 421:
+        return _refused(reply, "STARTTLS")
+    if reply.permanent or reply.transient:
+        if required:
+            return Deferred(reply, Scope.HOST, reason=f"TLS is required; STARTTLS: {reply}", status=_TLS_NEEDED)
+        return False
+    # Neither yes nor no: whether the server waits for a handshake now is anybody's guess.
+    return TlsFailed(_refused(reply, "STARTTLS"))
+
+
+def _refused(reply: Reply, command: str) -> Deferred:
+    if reply.permanent or reply.transient:
+        return Deferred(reply, Scope.HOST)
+    return Deferred(reply, Scope.HOST, reason=f"protocol error: {reply} to {command}", status=_PROTOCOL)

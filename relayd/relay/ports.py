@@ -1,0 +1,70 @@
+"""What the relay stage needs of others.  The daemon fills these."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from relayd.mail.attempt import Attempt
+from relayd.mail.delivery import Delivery
+from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.route import Host, Site, Target
+
+
+class AddressBook(Protocol):
+    """Finds the addresses of a host."""
+
+    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+        """Return the addresses that may be connected to, best first, or why there are none.  Never raises for what
+        a resolver says."""
+
+
+class Reports(Protocol):
+    """Takes what became of each delivery."""
+
+    def report(self, attempt: Attempt) -> Awaitable[None]:
+        """Take an attempt at once; what is returned is done when the attempt is durable.
+
+        Called between two octets of a conversation: it must not block.  A plain future costs least.
+        """
+
+
+class Bodies(Protocol):
+    """Reads the files of messages."""
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]:
+        """Return the whole files, in order, for small ones.
+
+        Raises:
+            OSError: one of them could not be read.
+        """
+
+    def chunks(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        """Yield the file of a large one in pieces of some 64 KiB.
+
+        Raises:
+            OSError: it could not be read.
+        """
+
+
+class EndOfData(Protocol):
+    """Notes what may have left, so that the marks after a killed process are few."""
+
+    def ending(self, delivery: Delivery) -> None:
+        """Note that the octets that end this message are about to be written.  Cheap, does not block, need not be
+        synced."""
+
+
+Withdrawn = Callable[[str], bool]  # whether an operator has held or removed the message of this id meanwhile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """All of them."""
+
+    addresses: AddressBook
+    reports: Reports
+    bodies: Bodies
+    ends: EndOfData
+    withdrawn: Withdrawn

@@ -1,0 +1,238 @@
+"""One connection to one host of a site, for a batch of deliveries.
+
+The story of a run: hosts in order and their addresses, until one lets us in; then the exchange; then what became of
+it.  Invariants:
+
+    Every delivery given to `run` is reported once, or is in `Ended.undone`, never both.
+    Another host is tried only while nothing was settled and no end of a message has left: what may have arrived is
+    not sent again in the same run (RFC 1047).
+    A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
+    all others for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.route import Host, Site, Target
+from relayd.relay.engine import Engine
+from relayd.relay.entrance import Entrance, Established
+from relayd.relay.exchange import Exchange
+from relayd.relay.hosts import HostMemory, Shuffle
+from relayd.relay.partings import Partings
+from relayd.relay.ports import Ports
+from relayd.relay.reporter import Reporter, until_done
+from relayd.relay.settings import RelaySettings
+from relayd.relay.stock import Stock
+from relayd.relay.tls import TlsContexts, TlsMemory
+from relayd.relay.transaction import Load, of_message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a run left.
+
+    `undone` are to be given back: no outcome, due as before.  `settled` deliveries were reported; of those,
+    `delivered` with at least one recipient delivered.  `failure`, of scope HOST: the site is to back off, because no
+    host could be used or a connection ended before anything was settled; Failed only if the address look-up said of
+    every host that it will never be one.  `peer` is the last one connected to, `name[address]:port`, or empty.
+    """
+
+    undone: tuple[Delivery, ...] = ()
+    settled: int = 0
+    delivered: int = 0
+    failure: Deferred | Failed | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equipment:
+    """What all relayers share.  `shuffle` puts hosts of equal preference in a random order, in place."""
+
+    settings: RelaySettings
+    ports: Ports
+    hosts: HostMemory
+    tls: TlsMemory
+    contexts: TlsContexts
+    partings: Partings
+    clock: Callable[[], datetime]
+    shuffle: Shuffle
+
+
+class Relayer:
+    """One run.  `run` is called once; `finish` may be called at any time."""
+
+    def __init__(self, site: Site, equipment: Equipment) -> None:
+        self._site = site
+        self._equipment = equipment
+        self._finishing = False
+        self._failure: Deferred | Failed | None = None
+        self._connects = 0
+        self._peer = ""
+        self._interrupted: tuple[Load, Deferred] | None = None  # to be tried at the next host
+        self._exchange: Exchange | None = None
+        self._entrance: asyncio.Timeout | None = None
+
+    async def run(self, deliveries: Sequence[Delivery]) -> Ended:
+        """Send what can be sent; return when every report is durable.
+
+        Raises:
+            CancelledError: after a reset; what was settled, or may have arrived, is reported and durable.
+            Exception: our own trouble, likewise.  In both cases what was not reported is undone.
+        """
+        equipment = self._equipment
+        stock = Stock(deliveries, equipment.ports.bodies, equipment.settings)
+        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported)
+        withdrawn: list[Load] = []
+        try:
+            await self._send(stock, reporter, withdrawn)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await until_done(reporter.all_durable())
+            raise
+        undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
+        await until_done(reporter.all_durable())
+        return Ended(
+            undone=tuple(undone),
+            settled=reporter.settled,
+            delivered=reporter.delivered,
+            failure=None if self._finishing else self._failure,
+            peer=self._peer,
+        )
+
+    def finish(self) -> None:
+        """Start nothing more; what is under way settles, and `run` returns the rest as undone."""
+        self._finishing = True
+        if self._exchange is not None:
+            self._exchange.stop()
+        if self._entrance is not None and not self._entrance.expired():
+            self._entrance.reschedule(asyncio.get_running_loop().time())
+
+    async def _send(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
+        """Try hosts until the work is done, or there is a reason to stop."""
+        for host in self._equipment.hosts.in_order(self._site.hosts, self._equipment.clock(), self._equipment.shuffle):
+            targets = await self._addresses(host)
+            for target in targets:
+                if self._finishing or self._connects >= self._equipment.settings.max_connects:
+                    return
+                established = await self._enter(target)
+                if established is None:
+                    continue
+                if await self._converse(target, established, stock, reporter, withdrawn):
+                    return
+            if targets:
+                self._equipment.hosts.host_failed(host, self._equipment.clock())
+
+    async def _addresses(self, host: Host) -> list[Target]:
+        """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
+        found = await self._equipment.ports.addresses.addresses(host, self._site)
+        if isinstance(found, Deferred | Failed):
+            self._failure = more_telling(self._failure, found)
+            return []
+        return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
+            : self._equipment.settings.max_addresses
+        ]
+
+    async def _enter(self, target: Target) -> Established | None:
+        """Get to the first MAIL at `target`; None, with the failure noted, if it does not let us."""
+        entrance = Entrance(
+            target,
+            self._site,
+            self._equipment.settings,
+            contexts=self._equipment.contexts,
+            memory=self._equipment.tls,
+            partings=self._equipment.partings,
+            clock=self._equipment.clock,
+        )
+        result: Established | Deferred
+        try:
+            async with asyncio.timeout(None) as self._entrance:
+                result = await entrance.enter()
+        except TimeoutError:
+            return None  # `finish`
+        finally:
+            self._entrance = None
+            self._connects += entrance.connects
+        if isinstance(result, Deferred):
+            self._equipment.hosts.target_failed(target, self._equipment.clock())
+            self._failure = more_telling(self._failure, result)
+            return None
+        self._equipment.hosts.works(target)
+        self._peer = str(target)
+        return result
+
+    async def _converse(
+        self, target: Target, established: Established, stock: Stock, reporter: Reporter, withdrawn: list[Load]
+    ) -> bool:
+        """Send on an open connection; return whether the run ends with it."""
+        reporter.peer, reporter.tls = str(target), established.tls
+        reporter.relays_dsn = established.capabilities.dsn
+        if self._interrupted is not None:
+            stock.put_back([self._interrupted[0]])
+            self._interrupted = None
+        engine = Engine(established.capabilities, max_recipients=self._equipment.settings.max_recipients)
+        exchange = Exchange(
+            established.wire, engine, stock, reporter, self._equipment.ports, self._equipment.settings, withdrawn
+        )
+        self._exchange = exchange
+        if self._finishing:
+            exchange.stop()
+        try:
+            await exchange.run()
+        finally:
+            self._exchange = None
+        if engine.over is None:
+            self._failure = None
+            self._equipment.partings.part(established.wire)
+            return True
+        return self._broken(engine, engine.over, target, stock, reporter)
+
+    def _broken(self, engine: Engine, why: Deferred, target: Target, stock: Stock, reporter: Reporter) -> bool:
+        """See to what was under way when the connection ended; return whether the run ends with it."""
+        stock.put_back(engine.returned)
+        load = engine.interrupted
+        if engine.progress:
+            self._failure = None
+            if load is not None and engine.touched:
+                self._defer(load, why, reporter)
+            elif load is not None:
+                stock.put_back([load])
+            return True
+        self._failure = why
+        self._equipment.hosts.target_failed(target, self._equipment.clock())
+        if load is None:
+            return engine.marked
+        self._interrupted = (load, why)
+        return False
+
+    def _leave_interrupted(self, reporter: Reporter) -> list[Delivery]:
+        """Defer the message that was under way at the last host there was; give it back if we are finishing."""
+        if self._interrupted is None:
+            return []
+        load, why = self._interrupted
+        if self._finishing:
+            return [load.delivery]
+        self._defer(load, why, reporter)
+        return []
+
+    def _defer(self, load: Load, why: Deferred, reporter: Reporter) -> None:
+        load.settle_rest(of_message(why))
+        reporter.report(load, 0.0)
+
+
+def more_telling(one: Deferred | Failed | None, other: Deferred | Failed) -> Deferred | Failed:
+    """Return the failure that says more of a site: a server's words before ours, what may pass before what will not,
+    the later before the earlier."""
+    if one is None:
+        return other
+    return other if _weight(other) >= _weight(one) else one
+
+
+def _weight(failure: Deferred | Failed) -> tuple[bool, bool]:
+    return isinstance(failure, Deferred), failure.reply is not None

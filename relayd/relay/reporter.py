@@ -1,0 +1,95 @@
+"""Hands each settled delivery to the attempt stage, and knows which of them are not durable yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+from relayd.mail.attempt import Attempt
+from relayd.mail.outcome import Delivered
+from relayd.relay.ports import Reports
+from relayd.relay.transaction import Load
+
+T = TypeVar("T")
+
+
+class Reporter:
+    """One run's reports.  `full` when `limit` of them are not durable: then nothing more is to be started."""
+
+    def __init__(self, reports: Reports, clock: Callable[[], datetime], limit: int) -> None:
+        self.peer = ""
+        self.tls = ""
+        self.relays_dsn = False
+        self.settled = 0
+        self.delivered = 0
+        self.on_durable: Callable[[], None] | None = None
+        self._reports = reports
+        self._clock = clock
+        self._limit = limit
+        self._unresolved: set[asyncio.Future[None]] = set()
+        self._trouble: BaseException | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether a report has failed: nothing more is to be sent, since nobody could record it."""
+        return self._trouble is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be taken on; also once a report has failed."""
+        return len(self._unresolved) >= self._limit or self.broken
+
+    def report(self, load: Load, seconds: float) -> None:
+        """Report a load whose every recipient has an outcome."""
+        self.settled += 1
+        self.delivered += any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
+        attempt = Attempt(
+            delivery=load.delivery,
+            outcomes=load.outcomes,
+            ended=self._clock(),
+            peer=self.peer,
+            tls=self.tls,
+            relays_dsn=self.relays_dsn,
+            seconds=seconds,
+        )
+        future = asyncio.ensure_future(self._reports.report(attempt))
+        self._unresolved.add(future)
+        future.add_done_callback(self._durable)
+
+    async def all_durable(self) -> None:
+        """Wait until every report is durable.
+
+        Raises:
+            Exception: that of a report which failed.
+        """
+        while self._unresolved:
+            await asyncio.wait(self._unresolved)
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _durable(self, future: asyncio.Future[None]) -> None:
+        was_full = self.full
+        self._unresolved.discard(future)
+        if future.cancelled():
+            self._trouble = asyncio.CancelledError()
+        elif error := future.exception():
+            self._trouble = error
+        if (was_full or self.broken) and self.on_durable is not None:
+            self.on_durable()
+
+
+async def until_done(work: Awaitable[T]) -> T:
+    """Await `work` to its end even if cancelled meanwhile; then be cancelled."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True  # a second cancel finds us still here
+    if cancelled and not task.cancelled():
+        task.result()
+        raise asyncio.CancelledError
+    return task.result()

@@ -1,0 +1,49 @@
+"""What a message needs that a server does not offer: found before anything is sent.
+
+Pure.  RFC 1870 section 6.1 (size), RFC 6152 section 3 (8-bit), RFC 6531 section 3.2 (UTF-8 in addresses and header).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.outcome import Failed, Scope
+from relayd.mail.recipient import Recipient
+from relayd.mail.reply import EnhancedStatus
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.commands import needs_smtputf8
+
+TOO_LARGE = EnhancedStatus(5, 3, 4)
+CONVERSION_REQUIRED = EnhancedStatus(5, 6, 3)
+ADDRESS_NEEDS_UTF8 = EnhancedStatus(5, 6, 7)  # RFC 6531 section 3.5
+HEADER_NEEDS_UTF8 = EnhancedStatus(5, 6, 9)
+BAD_ADDRESS = EnhancedStatus(5, 1, 3)
+BAD_SENDER = EnhancedStatus(5, 1, 7)
+
+
+def obstacle(delivery: Delivery, capabilities: Capabilities) -> Failed | None:
+    """Return why this server cannot take the message at all, None if it can."""
+    body = delivery.body
+    if capabilities.size is not None and body.wire_size > capabilities.size:
+        reason = f"the message has {body.wire_size} octets, the server takes {capabilities.size}"
+        return Failed(reason=reason, status=TOO_LARGE)
+    if not capabilities.smtputf8 and needs_smtputf8(delivery):
+        sender = delivery.reverse_path
+        if sender is not None and sender.smtputf8:
+            return Failed(
+                reason="the sender's address needs SMTPUTF8, which the server lacks", status=ADDRESS_NEEDS_UTF8
+            )
+        return Failed(reason="the message's header needs SMTPUTF8, which the server lacks", status=HEADER_NEEDS_UTF8)
+    if body.eight_bit and not capabilities.eight_bit_mime:
+        reason = "the message has octets above 127, and the server lacks 8BITMIME"
+        return Failed(reason=reason, status=CONVERSION_REQUIRED)
+    return None
+
+
+def unnameable(recipients: Iterable[Recipient]) -> dict[int, Failed]:
+    """Return, by number, the recipients that cannot be named to a server without SMTPUTF8."""
+    outcome = Failed(
+        scope=Scope.RECIPIENT, reason="the address needs SMTPUTF8, which the server lacks", status=ADDRESS_NEEDS_UTF8
+    )
+    return {one.number: outcome for one in recipients if one.address.smtputf8}

@@ -1,0 +1,39 @@
+"""What the opening of a conversation tells its driver to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from relayd.mail.outcome import Deferred
+
+
+class Patience(Enum):
+    """Which of the timeouts bounds the wait for a reply."""
+
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Write `octets`, wait for one reply, send it back."""
+
+    octets: bytes
+    patience: Patience = Patience.EHLO
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypt:
+    """Do the TLS handshake now; go on, with any reply, once it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFailed:
+    """TLS did not come about, and the connection is not to be used in clear text any more."""
+
+    outcome: Deferred
+
+
+Talk: TypeAlias = Say | Encrypt

@@ -1,0 +1,130 @@
+"""One mail transaction: MAIL, RCPT and DATA of one delivery, or of a part of its recipients, and what came of it.
+
+Pure.  A `Load` is a delivery under way, with its octets and the outcomes so far; a `Transaction` is one try at some of
+its recipients.  Invariant: a recipient of a load is in `outcomes`, or in `pending`, or in one open transaction.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
+from relayd.mail.recipient import Recipient
+from relayd.mail.reply import EnhancedStatus, Reply
+
+
+class Step(Enum):
+    """What is waited for; the words are those of the log."""
+
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    FINAL = "the end of the message"
+
+
+Script: TypeAlias = deque[tuple[Step, Recipient | None, bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A delivery under way.  `raw` is its file, None if it is to be streamed; `begun` is on the shell's clock."""
+
+    delivery: Delivery
+    raw: bytes | None = None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    pending: list[Recipient] = field(default_factory=list)
+    open: int = 0  # transactions begun and not settled
+    closed: int = 0  # transactions settled by the server
+    begun: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin again, on another connection, with the recipients that have no outcome."""
+        self.pending = [one for one in self.delivery.recipients if one.number not in self.outcomes]
+        self.open = self.closed = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every recipient has an outcome."""
+        return len(self.outcomes) == len(self.delivery.recipients)
+
+    def settle_rest(self, outcome: Outcome) -> None:
+        """Give `outcome` to every recipient that has none."""
+        for recipient in self.delivery.recipients:
+            self.outcomes.setdefault(recipient.number, outcome)
+        self.pending = []
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """Some recipients of a load, and the replies so far.
+
+    `script` is what remains to be said up to DATA.  `end` is the number of octets of the connection up to and with
+    the final dot's CRLF, 0 while it is not written.  `hollow`: ended with a lone dot, since nobody was accepted.
+    """
+
+    load: Load
+    recipients: tuple[Recipient, ...]
+    script: Script
+    fresh: bool  # begins with RSET
+    mail: Reply | None = None
+    data: Reply | None = None
+    accepted: list[Recipient] = field(default_factory=list)
+    refused: list[tuple[Recipient, Reply]] = field(default_factory=list)
+    end: int = 0
+    hollow: bool = False
+
+    def settle_refusals(self) -> None:
+        """Turn refused recipients into outcomes, or back into pending ones where the server took some and had enough.
+
+        Each transaction that sends some back has one that was accepted, so this comes to an end.
+        """
+        again = []
+        for recipient, reply in self.refused:
+            if self.accepted and crowded(reply):
+                again.append(recipient)
+            else:
+                self.load.outcomes[recipient.number] = refusal(reply, Scope.RECIPIENT)
+        self.load.pending[:0] = again
+        self.refused = []
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give `outcome` to the accepted recipients."""
+        for recipient in self.accepted:
+            self.load.outcomes[recipient.number] = outcome
+
+    def keep_refusals(self) -> None:
+        """Keep what was said for good of single recipients, whatever becomes of the others."""
+        for recipient, reply in self.refused:
+            if reply.permanent and not crowded(reply):
+                self.load.outcomes[recipient.number] = refusal(reply, Scope.RECIPIENT)
+
+
+def verdict(reply: Reply) -> Outcome:
+    """Return what a final reply means: by its first digit alone (RFC 5321 section 4.2.1)."""
+    return Delivered(reply) if reply.positive else refusal(reply, Scope.MESSAGE)
+
+
+def refusal(reply: Reply, scope: Scope) -> Deferred | Failed:
+    """Return what a 4yz or 5yz reply means."""
+    return Failed(reply, scope) if reply.permanent else Deferred(reply, scope)
+
+
+def crowded(reply: Reply) -> bool:
+    """Whether a reply to RCPT says "too many recipients" (RFC 5321 section 4.5.3.1.10): 452; and 552, as RFC 821 had
+    it, unless its status tells that the message is too large (RFC 1870 section 6.1) or the mailbox takes no such."""
+    if reply.code == 552:
+        return reply.status not in (EnhancedStatus(5, 2, 3), EnhancedStatus(5, 3, 4))
+    return reply.code == 452
+
+
+def of_message(outcome: Deferred) -> Deferred:
+    """Return a connection's failure as the outcome of one message that it interrupted."""
+    return replace(outcome, scope=Scope.MESSAGE)

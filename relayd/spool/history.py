@@ -1,0 +1,138 @@
+"""How a message ends: a row of history, and its body after it.
+
+Each function is a job or a look-up on a `Database`.  The order that keeps promise 1: the history row in the same
+commit as the last change, then the body unlinked, then that recorded, and only then may the row be dropped.
+A failed message from `<>` has nobody to tell of it, so its body is kept as long as its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from relayd.mail.recipient import CHANGES, Recipient, Status
+from relayd.spool.database import AMONG, Database, as_set
+from relayd.spool.queue import HistoryRow
+from relayd.spool.rows import (
+    HISTORY,
+    MESSAGE,
+    RECIPIENT,
+    compact,
+    compacted,
+    history_of,
+    message_of,
+    microseconds,
+    recipient_of,
+    sender_text,
+)
+
+BODY_GONE, BODY_FINISHED, BODY_KEPT = 0, 1, 2  # history.body
+
+SELECT_OLD = "SELECT id, body FROM history WHERE finished < ? AND body <> 1 ORDER BY finished LIMIT ?"
+INSERT_HISTORY = f"INSERT OR REPLACE INTO history ({HISTORY}, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+def history_values(
+    message_id: str, sender: str, size: int, arrived: datetime, recipients: Collection[Recipient], now: datetime | None
+) -> tuple[Any, ...]:
+    """Return what INSERT_HISTORY takes.  Without `now` the message finished with its last attempt."""
+    failed = any(recipient.status is Status.FAILED for recipient in recipients)
+    finished = now or max((r.attempted for r in recipients if r.attempted), default=arrived)
+    return (
+        message_id,
+        microseconds(arrived),
+        microseconds(finished),
+        sender,
+        size,
+        compact(recipients),
+        BODY_KEPT if failed and not sender else BODY_FINISHED,
+    )
+
+
+def forget_messages(db: Database, message_ids: Collection[str]) -> None:
+    """Delete the rows of messages that have their history row."""
+    each = [(message_id,) for message_id in message_ids]
+    db.executemany("DELETE FROM recipients WHERE message = ?", each)
+    db.executemany("DELETE FROM messages WHERE id = ?", each)
+
+
+def count_closed(db: Database, closed: Mapping[str, int], now: datetime | None) -> None:
+    """Record how many recipients of messages became final, and finish the messages that have no others."""
+    db.executemany(
+        "UPDATE messages SET open = open - ? WHERE id = ?", [(count, message) for message, count in closed.items()]
+    )
+    finish(db, closed, now)
+
+
+def finish(db: Database, message_ids: Iterable[str], now: datetime | None) -> None:
+    """Move to the history those of the messages that have all their recipients final and owe no notice."""
+    rows = db.execute(
+        f"SELECT {MESSAGE} FROM messages WHERE id {AMONG} AND open = 0"
+        " AND NOT EXISTS (SELECT 1 FROM notices WHERE notices.message = messages.id)",
+        (as_set(message_ids),),
+    ).fetchall()
+    for row in rows:
+        recipients = [
+            recipient_of(each)
+            for each in db.execute(f"SELECT {RECIPIENT} FROM recipients WHERE message = ? ORDER BY number", (row[0],))
+        ]
+        message = message_of(row, recipients)
+        sender = sender_text(message.envelope.reverse_path)
+        values = history_values(message.id, sender, message.body.size, message.arrived, recipients, now)
+        db.execute(INSERT_HISTORY, values)
+    forget_messages(db, [row[0] for row in rows])
+
+
+def record_late_delivery(db: Database, message_id: str, delivered: Recipient) -> None:
+    """Correct the history of a message whose end we had recorded otherwise before its server's answer came."""
+    row = db.execute("SELECT recipients FROM history WHERE id = ?", (message_id,)).fetchone()
+    if row is None:
+        return
+    recipients = tuple(
+        replace(delivered, possible_duplicate=delivered.possible_duplicate or known.possible_duplicate)
+        if known.number == delivered.number and Status.DELIVERED in CHANGES[known.status]
+        else known
+        for known in compacted(row[0])
+    )
+    db.execute("UPDATE history SET recipients = ? WHERE id = ?", (compact(recipients), message_id))
+
+
+def find(db: Database, message_id: str) -> HistoryRow | None:
+    """Return the row of one finished message."""
+    row = db.execute(f"SELECT {HISTORY} FROM history WHERE id = ?", (message_id,)).fetchone()
+    return None if row is None else history_of(row)
+
+
+def finished_bodies(db: Database, limit: int) -> list[str]:
+    """Return ids of messages whose bodies are to be unlinked, the longest finished first."""
+    rows = db.execute("SELECT id FROM history WHERE body = 1 ORDER BY finished LIMIT ?", (limit,))
+    return [row[0] for row in rows]
+
+
+def unlinked(db: Database, message_ids: Collection[str]) -> set[str]:
+    """Return those of the ids that are finished and whose bodies were unlinked."""
+    rows = db.execute(f"SELECT id FROM history WHERE body = {BODY_GONE} AND id {AMONG}", (as_set(message_ids),))
+    return {row[0] for row in rows}
+
+
+def bodies_gone(db: Database, message_ids: Collection[str]) -> None:
+    """Record that bodies are unlinked."""
+    db.execute(f"UPDATE history SET body = {BODY_GONE} WHERE id {AMONG}", (as_set(message_ids),))
+
+
+def any_old(db: Database, finished_before: datetime) -> bool:
+    """Whether `forget` would find something."""
+    return db.execute(SELECT_OLD, (microseconds(finished_before), 1)).fetchone() is not None
+
+
+def forget(db: Database, finished_before: datetime, limit: int) -> int:
+    """Drop old rows whose bodies are gone, give up the bodies that were kept; return how many rows were dropped."""
+    before = microseconds(finished_before)
+    old = db.execute(SELECT_OLD, (before, limit)).fetchall()
+    kept = [message for message, body in old if body == BODY_KEPT]
+    db.execute(f"UPDATE history SET body = {BODY_FINISHED} WHERE id {AMONG}", (as_set(kept),))
+    gone = [message for message, body in old if body == BODY_GONE]
+    db.execute(f"DELETE FROM history WHERE id {AMONG}", (as_set(gone),))
+    return len(gone)

@@ -1,0 +1,114 @@
+"""The tables of queue.db, and how an older file becomes a newer one.
+
+`PRAGMA user_version` is the number of migrations applied.  A migration is never changed once released: a new one is
+added, and each is applied in one transaction together with its number.  A file with more migrations than we know is
+left alone.
+
+Times are microseconds since 1970 UTC.  `open` counts the recipients of a message that are not final.  `waiting`
+says whether a recipient may be claimed once it is due; the partial indexes over it serve `due`, `claim`, `next_due`
+and `expire`, and hold nothing else, so that they stay small while most of the queue is held or in flight.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE messages (
+            id TEXT NOT NULL PRIMARY KEY,
+            arrived INTEGER NOT NULL,
+            sender TEXT NOT NULL,                       -- '' is <>
+            ret TEXT,
+            envid TEXT,
+            size INTEGER NOT NULL,
+            wire_size INTEGER NOT NULL,
+            header_end INTEGER NOT NULL,
+            cuts TEXT NOT NULL,                         -- JSON: [[start, end], ...]
+            prefix BLOB NOT NULL,
+            facts INTEGER NOT NULL,                     -- rows.FACTS, one bit each
+            notification INTEGER NOT NULL,
+            held INTEGER NOT NULL,
+            hold_reason TEXT NOT NULL DEFAULT '',
+            total INTEGER NOT NULL,
+            open INTEGER NOT NULL,
+            deaths INTEGER NOT NULL DEFAULT 0,          -- of the daemon with this message in hand, in a row
+            warned INTEGER NOT NULL DEFAULT 0
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX messages_unwarned ON messages (arrived) WHERE warned = 0 AND held = 0 AND sender <> ''",
+        """
+        CREATE TABLE recipients (
+            message TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            local_part TEXT NOT NULL,
+            destination TEXT NOT NULL,
+            notify INTEGER,
+            orcpt TEXT,
+            status TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            due INTEGER,
+            arrived INTEGER NOT NULL,                   -- the message's
+            reply TEXT NOT NULL,
+            dsn TEXT NOT NULL,
+            peer TEXT NOT NULL,
+            attempted INTEGER,
+            possible_duplicate INTEGER NOT NULL,
+            lease INTEGER,                              -- in flight
+            removing INTEGER NOT NULL DEFAULT 0,        -- an operator removed it while in flight
+            held INTEGER NOT NULL,                      -- the message's
+            waiting INTEGER NOT NULL
+                AS (lease IS NULL AND held = 0 AND status IN ('queued', 'deferred')) STORED,
+            PRIMARY KEY (message, number)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX recipients_due ON recipients (waiting, destination, due) WHERE waiting = 1",
+        "CREATE INDEX recipients_next ON recipients (waiting, due) WHERE waiting = 1",
+        "CREATE INDEX recipients_old ON recipients (waiting, arrived) WHERE waiting = 1",
+        "CREATE INDEX recipients_leased ON recipients (lease) WHERE lease IS NOT NULL",
+        """
+        CREATE INDEX recipients_withdrawn ON recipients (message)
+            WHERE lease IS NOT NULL AND (held = 1 OR removing = 1)
+        """,
+        """
+        CREATE TABLE leases (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,       -- never used again: notes name it
+            owner TEXT NOT NULL,
+            ends INTEGER NOT NULL,
+            left INTEGER NOT NULL DEFAULT 0             -- its owner stopped in order: not a death
+        )
+        """,
+        "CREATE INDEX leases_end ON leases (ends)",
+        """
+        CREATE TABLE notices (
+            id TEXT NOT NULL PRIMARY KEY,               -- of the notification that is owed
+            message TEXT NOT NULL,
+            action TEXT NOT NULL,
+            numbers TEXT NOT NULL,                      -- JSON: the recipients it tells of
+            handed INTEGER NOT NULL DEFAULT 0           -- being made: its recipients are fixed
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX notices_message ON notices (message)",
+        """
+        CREATE TABLE sites (
+            key TEXT NOT NULL PRIMARY KEY,
+            failures INTEGER NOT NULL,
+            retry_at INTEGER NOT NULL,
+            reply TEXT NOT NULL
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE history (
+            id TEXT NOT NULL PRIMARY KEY,
+            arrived INTEGER NOT NULL,
+            finished INTEGER NOT NULL,
+            sender TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            recipients TEXT NOT NULL,                   -- JSON: rows.HISTORY
+            body INTEGER NOT NULL                       -- 0 gone, 1 to be unlinked, 2 kept until forgotten
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX history_finished ON history (finished)",
+        "CREATE INDEX history_bodies ON history (finished) WHERE body = 1",
+    ),
+)
+VERSION = len(MIGRATIONS)

@@ -1,0 +1,276 @@
+"""The spool: bodies on disk, their rows in the queue, and the order of operations between the two.
+
+docs/spool.md has the table of a message's states on disk.  What the reader must not break:
+
+    A row is committed only after its body is durable under its final name.
+    A producer's own file is unlinked only after the row of our copy is durable.
+    A body is unlinked only after its history row is durable, and that dropped only after the unlinking is.
+    Whatever a crash leaves is either adopted or cleaned up at the next start, never both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from relayd.mail.errors import QueueError
+from relayd.mail.events import Events, HeldAfterDeaths, Marked
+from relayd.mail.message import Message, new_id
+from relayd.mail.submission import Submission
+from relayd.spool import notes as noting
+from relayd.spool.bodies import Bodies, sync_file_system
+from relayd.spool.lock import Lock
+from relayd.spool.notes import Notes
+from relayd.spool.sqlite import SqliteQueue
+from relayd.spool.takeover import TakenOver
+
+BATCH = 500  # bodies unlinked, or history rows forgotten, at once
+FORGET_INTERVAL = timedelta(minutes=1)
+
+PUBLIC = ("new", "tmp", "cur")
+PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
+PRIVATE = ("queue", "queue/incoming", "rejected")
+PRIVATE_MODE = 0o700
+
+
+class Spool:
+    """See the module.  Open it with `Spool.open`."""
+
+    def __init__(
+        self, root: Path, lock: Lock, queue: SqliteQueue, notes: Notes, taken_over: TakenOver, history: timedelta
+    ) -> None:
+        self.root = root
+        self.queue = queue
+        self.bodies = Bodies(root / "queue")
+        self.notes = notes
+        self.taken_over = taken_over
+        self._lock = lock
+        self._history = history
+        self._accepting = asyncio.Lock()
+        self._unplaced: list[Submission] = []  # our copies, which nobody else would find again
+        self._unsynced: list[Submission] = []  # in their place, but nobody knows whether on the disk
+        self._uncommitted: list[Submission] = []  # durable bodies whose rows could not be written
+        self._writing: set[str] = set()  # notifications between their body and their row
+        self._forget_at: datetime | None = None
+
+    @classmethod
+    async def open(cls, root: Path, *, now: datetime, history: timedelta, events: Events) -> Self:
+        """Lock the spool at `root`, creating what is missing, and take over what the last start left.
+
+        What is marked or held by that is told to `events`.
+
+        Raises:
+            SpoolLocked: another daemon has it.
+            QueueError: the queue is corrupt, or of a newer version.
+            OSError: a directory cannot be made or written.
+        """
+        make_directories(root)
+        lock = Lock.acquire(root / "lock")
+        owner = new_id(now)
+        queue: SqliteQueue | None = None
+        notes: Notes | None = None
+        try:
+            earlier = noting.earlier(root / "queue")
+            noted = noting.noted_by(earlier, noting.boot_id())
+            notes = Notes.open(root / "queue", owner)
+            queue = await SqliteQueue.open(root / "queue.db", owner=owner, events=events, settled=notes.settled)
+            taken_over = await queue.take_over(now, noted)
+        except BaseException:
+            if queue is not None:
+                await queue.close()
+            if notes is not None:
+                notes.close()
+            lock.release()
+            raise
+        for path in earlier:
+            path.unlink()
+        for message_id, address in taken_over.marked:
+            events(Marked(id=message_id, address=address))
+        for message_id, deaths in taken_over.held:
+            events(HeldAfterDeaths(id=message_id, deaths=deaths))
+        return cls(root, lock, queue, notes, taken_over, history)
+
+    async def close(self) -> None:
+        """Write what has gathered and let go of the spool."""
+        await self.queue.close()
+        self.notes.close()
+        self._lock.release()
+
+    # arrival
+
+    async def accept(self, submissions: Sequence[Submission]) -> list[Message]:
+        """Take files into the queue, in order; return the messages that are ours from now on.
+
+        A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
+        or in an earlier call, stays in `queue/` and is offered again by the next call and by `sweep`; after a crash
+        it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
+
+        Raises:
+            QueueError: nothing could be accepted now.
+        """
+        async with self._accepting:
+            self._unplaced += [each for each in submissions if each.original]
+            messages = await self._commit()  # before more is taken on: what waits in core stays bounded
+            ours = [each for each in submissions if not each.original]
+            await asyncio.to_thread(self._place, [*self._take(self._unplaced), *ours])
+            return messages + await self._commit()
+
+    async def _commit(self) -> list[Message]:
+        messages = [submission.message for submission in self._uncommitted]
+        if messages:
+            await self.queue.add(messages)
+        accepted = self._take(self._uncommitted)
+        originals = [submission.original for submission in accepted if submission.original]
+        if originals:
+            await asyncio.to_thread(_unlink, originals)
+        return messages
+
+    def _place(self, submissions: Sequence[Submission]) -> None:
+        failure = self._rewrite()
+        placed: list[Submission] = []
+        for submission in submissions:
+            try:
+                if self.bodies.place(submission.path, submission.identity, submission.message.id):
+                    placed.append(submission)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failure = error
+                if submission.original:
+                    self._unplaced.append(submission)
+        if placed:
+            failure = self._sync(placed) or failure
+        if failure and not self._uncommitted:
+            raise QueueError(f"{self.root}: {failure}") from failure
+
+    def _sync(self, placed: list[Submission]) -> OSError | None:
+        try:
+            self.bodies.sync([each.message.id for each in placed], {each.path.parent for each in placed})
+        except OSError as error:
+            self._unsynced += placed
+            return error
+        self._uncommitted += placed
+        return None
+
+    def _rewrite(self) -> OSError | None:
+        """Try again to make durable what a failed sync left in doubt."""
+        failure: OSError | None = None
+        for submission in self._take(self._unsynced):
+            try:
+                self.bodies.rewrite(submission.message.id)
+            except OSError as error:
+                self._unsynced.append(submission)
+                failure = error
+            else:
+                self._uncommitted.append(submission)
+        return failure
+
+    @staticmethod
+    def _take(waiting: list[Submission]) -> list[Submission]:
+        taken = waiting.copy()
+        waiting.clear()
+        return taken
+
+    async def add_notification(self, message: Message, content: bytes) -> None:
+        """Queue a message that we made ourselves; one that was begun before a crash is made again."""
+        self._writing.add(message.id)
+        try:
+            await asyncio.to_thread(self.bodies.write, message.id, content)
+            await self.queue.add([message])
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
+        finally:
+            self._writing.discard(message.id)
+
+    async def read_original(self, message_id: str, limit: int) -> bytes:
+        """Return the first `limit` octets of a body: what a notification returns of it."""
+        return await self.bodies.head(message_id, limit)
+
+    # the end
+
+    async def sweep(self, now: datetime) -> None:
+        """Offer again what could not be accepted, unlink the bodies of finished messages, forget old history."""
+        if self._unplaced or self._unsynced or self._uncommitted:
+            await self.accept([])
+        while finished := await self.queue.finished_bodies(now, BATCH):
+            gone = await asyncio.to_thread(self.bodies.unlink, finished)
+            await self.queue.bodies_gone(gone)
+            if len(gone) < BATCH:
+                break
+        if self._forget_at is None or now >= self._forget_at:
+            self._forget_at = now + FORGET_INTERVAL
+            await self._forget(now - self._history)
+
+    async def _forget(self, finished_before: datetime) -> None:
+        if not await self.queue.any_to_forget(finished_before):
+            return
+        # A body whose unlinking is not on the disk would come back after a power cut, with no row to say it is over.
+        await asyncio.to_thread(sync_file_system, self.root)
+        while await self.queue.forget(finished_before, BATCH):
+            pass
+
+    # what a crash left
+
+    async def orphans(self, limit: int | None = None) -> list[tuple[str, Path]]:
+        """Return bodies without any row, to be examined and adopted; clean up what needs no examining.
+
+        A body of a notice that is still owed is half a notification: it is unlinked, for it will be made again.
+        One whose history row says that it was unlinked came back by a power cut, and goes again.
+        """
+        async with self._accepting:
+            ours = {each.message.id for each in (*self._unsynced, *self._uncommitted)}
+            found: list[tuple[str, Path]] = []
+            scan = self.bodies.scan()
+            while (ids := await asyncio.to_thread(next, scan, None)) is not None:
+                found += [(each, self.bodies.path(each)) for each in await self._unknown(ids) if each not in ours]
+                if limit is not None and len(found) >= limit:
+                    return found[:limit]
+            return sorted(found)
+
+    async def _unknown(self, ids: Sequence[str]) -> list[str]:
+        known = await self.queue.known(ids)
+        half_made = await self.queue.owed(ids) - known - self._writing
+        revived = await self.queue.unlinked(ids)
+        await asyncio.to_thread(self.bodies.unlink, half_made | revived)
+        return [each for each in ids if not (each in known or each in half_made or each in self._writing)]
+
+    async def adopt(self, message: Message) -> None:
+        """Queue a message whose body is in its place already."""
+        try:
+            await asyncio.to_thread(self.bodies.sync, [message.id], [])
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
+        await self.queue.add([message])
+
+    async def reject(self, message_id: str, reason: str) -> Path:
+        """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""
+        place = self.root / "rejected" / message_id
+        place.with_name(f"{message_id}.reason.txt").write_text(f"{reason}\n", "utf-8", "replace")
+        self.bodies.path(message_id).rename(place)
+        return place
+
+    async def incoming_known(self) -> frozenset[str]:
+        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, finished, or placed."""
+        ids = {name.removesuffix(".orig") for name in os.listdir(self.root / "queue" / "incoming")}
+        placed = {each for each in ids if self.bodies.path(each).exists()}
+        return frozenset(placed | await self.queue.known(ids))
+
+
+def make_directories(root: Path) -> None:
+    """Create what is missing of a spool; modes that somebody chose otherwise are left alone."""
+    root.mkdir(parents=True, exist_ok=True)
+    for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
+        for name in names:
+            with suppress(FileExistsError):
+                (root / name).mkdir(mode)
+                (root / name).chmod(mode)  # whatever the umask is
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

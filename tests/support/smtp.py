@@ -1,0 +1,315 @@
+"""An SMTP server that does as it is told, on a real socket on loopback, and keeps every octet.
+
+`replies` says, by stage, what to answer: a text (a line or several, without the last CRLF), octets as they are, an
+`Answer` with a delay or an end, a list of these to be used up in order over all connections (then the default), or a
+function of the command's line.  Stages: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, final, RSET, QUIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import trustme
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Octets to write, after `delay` seconds; then go on, `close`, `reset` (RST), or `stall` for ever."""
+
+    text: str | bytes = b""
+    delay: float = 0.0
+    then: str = ""
+
+    @property
+    def octets(self) -> bytes:
+        return self.text if isinstance(self.text, bytes) else self.text.replace("\n", "\r\n").encode() + b"\r\n"
+
+
+CLOSE = Answer(then="close")
+RESET = Answer(then="reset")
+STALL = Answer(then="stall")
+
+Plain: TypeAlias = str | bytes | Answer
+Script: TypeAlias = Plain | Sequence[Plain] | Callable[[str], Plain]
+
+DEFAULTS: dict[str, Plain] = {
+    "greeting": "220 mx.test ESMTP",
+    "EHLO": "250-mx.test\n250-PIPELINING\n250-SIZE 10240000\n250-8BITMIME\n250-SMTPUTF8\n250 DSN",
+    "HELO": "250 mx.test",
+    "STARTTLS": "220 go ahead",
+    "AUTH": "235 2.7.0 welcome",
+    "MAIL": "250 2.1.0 sender ok",
+    "RCPT": "250 2.1.5 recipient ok",
+    "DATA": "354 go ahead",
+    "final": "250 2.0.0 queued",
+    "RSET": "250 2.0.0 reset",
+    "QUIT": Answer("221 2.0.0 bye", then="close"),
+    "other": "500 5.5.2 what",
+}
+LOCK_STEP = "250-mx.test\n250-SIZE 10240000\n250 8BITMIME"
+
+
+@dataclass(slots=True)
+class Received:
+    """One message as it came: the content un-stuffed, and whether it was answered with 2yz."""
+
+    mail: str
+    recipients: list[str]
+    content: bytes
+    taken: bool = False
+
+
+@dataclass(slots=True)
+class Connection:
+    """One client: what it sent (`octets`, in clear also where it was TLS) and its commands, in order."""
+
+    octets: bytearray = field(default_factory=bytearray)
+    commands: list[str] = field(default_factory=list)
+    messages: list[Received] = field(default_factory=list)
+    flights: list[bytes] = field(default_factory=list)  # what came in one read
+    encrypted: bool = False
+    ended: str = ""  # "eof" or "reset" once it has gone
+
+    @property
+    def verbs(self) -> list[str]:
+        return [command.split(" ")[0].split(":")[0].upper() for command in self.commands]
+
+
+class _Done(Exception):
+    """This conversation is over."""
+
+
+class ScriptedServer:
+    """See the module.  `async with ScriptedServer(replies) as server:` then `server.port`."""
+
+    def __init__(
+        self,
+        replies: Mapping[str, Script] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        host: str = "127.0.0.1",
+        read_rate: int | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.connections: list[Connection] = []
+        self.talks: list[_Talk] = []
+        self.host = host
+        self.port = 0
+        self._replies: dict[str, Script] = {**DEFAULTS, **(replies or {})}
+        self._used: dict[str, int] = {}
+        self._tls = tls
+        self._implicit_tls = implicit_tls
+        self._read_rate = read_rate  # octets in a second
+        self._receive_buffer = receive_buffer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def messages(self) -> list[Received]:
+        """Every message that came to its end, over all connections."""
+        return [message for connection in self.connections for message in connection.messages]
+
+    @property
+    def taken(self) -> list[Received]:
+        """Those that were answered with 2yz."""
+        return [message for message in self.messages if message.taken]
+
+    async def __aenter__(self) -> Self:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        sock.bind((self.host, 0))
+        self.port = sock.getsockname()[1]
+        self._server = await asyncio.start_server(
+            self._accept, sock=sock, limit=1 << 16, ssl=self._tls if self._implicit_tls else None
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._server.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(encrypted=self._implicit_tls)
+        self.connections.append(connection)
+        talk = _Talk(self, connection, reader, writer)
+        self.talks.append(talk)
+        task = asyncio.create_task(self._serve(talk))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, talk: _Talk) -> None:
+        try:
+            await talk.run()
+        except ConnectionError:
+            talk.connection.ended = "reset"
+        except (_Done, asyncio.IncompleteReadError, ssl.SSLError, OSError):
+            talk.connection.ended = talk.connection.ended or "eof"
+        finally:
+            talk.writer.transport.abort()
+            with contextlib.suppress(Exception):
+                await talk.writer.wait_closed()
+
+    def answer(self, stage: str, line: str) -> Answer:
+        """Return what the script has for this stage now."""
+        script = self._replies.get(stage, DEFAULTS["other"])
+        if callable(script):
+            found = script(line)
+        elif isinstance(script, str | bytes | Answer):
+            found = script
+        else:
+            number = self._used.get(stage, 0)
+            self._used[stage] = number + 1
+            found = script[number] if number < len(script) else DEFAULTS[stage]
+        return found if isinstance(found, Answer) else Answer(found)
+
+
+class _Talk:
+    """One conversation."""
+
+    def __init__(
+        self,
+        server: ScriptedServer,
+        connection: Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.server = server
+        self.connection = connection
+        self.writer = writer
+        self._reader = reader
+        self._buffer = bytearray()
+        self._mail = ""
+        self._recipients: list[str] = []
+
+    async def run(self) -> None:
+        await self._say("greeting", "")
+        while True:
+            line = (await self._line()).decode("utf-8", "replace")
+            self.connection.commands.append(line)
+            await self._obey(line)
+
+    async def _obey(self, line: str) -> None:
+        verb = line.split(" ")[0].split(":")[0].upper()
+        answer = await self._say(verb if verb in DEFAULTS else "other", line)
+        if answer[:1] == b"2" and verb == "MAIL":
+            self._mail, self._recipients = line, []
+        elif answer[:1] == b"2" and verb == "RCPT":
+            self._recipients.append(line)
+        elif answer[:3] == b"220" and verb == "STARTTLS":
+            await self._encrypt()
+        elif answer[:3] == b"354" and verb == "DATA":
+            await self._content()
+        while answer[:3] == b"334" and verb == "AUTH":
+            line = (await self._line()).decode()
+            self.connection.commands.append(line)
+            answer = await self._say("AUTH", line)
+
+    async def _content(self) -> None:
+        content = await self._until_dot()
+        unstuffed = content[1:] if content.startswith(b".") else content
+        message = Received(self._mail, self._recipients, unstuffed.replace(b"\r\n.", b"\r\n"))
+        self._mail, self._recipients = "", []
+        self.connection.messages.append(message)
+        message.taken = (await self._say("final", "")).startswith(b"2")
+
+    async def _encrypt(self) -> None:
+        assert self.server._tls is not None
+        await self.writer.start_tls(self.server._tls, ssl_handshake_timeout=5)
+        self.connection.encrypted = True
+        self._buffer.clear()
+
+    async def _say(self, stage: str, line: str) -> bytes:
+        answer = self.server.answer(stage, line)
+        if answer.delay:
+            await asyncio.sleep(answer.delay)
+        if answer.text:
+            self.writer.write(answer.octets)
+            await self.writer.drain()
+        if answer.then == "reset":
+            sock = self.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise _Done
+        if answer.then == "close":
+            await self._hang_up()
+            raise _Done
+        if answer.then == "stall":
+            await asyncio.Event().wait()
+        return answer.octets if answer.text else b""
+
+    async def _hang_up(self) -> None:
+        """Close so that the client can read what was said before: its last octets are read first, or it gets a RST."""
+        if not self.writer.can_write_eof():
+            self.writer.close()
+            return
+        self.writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while octets := await self._reader.read(65536):
+                    self.connection.octets += octets
+
+    async def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            await self._more()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    async def _until_dot(self) -> bytes:
+        searched = 0
+        while True:
+            if self._buffer.startswith(b".\r\n"):
+                del self._buffer[:3]
+                return b""
+            if (end := self._buffer.find(b"\r\n.\r\n", searched)) >= 0:
+                content = bytes(self._buffer[: end + 2])
+                del self._buffer[: end + 5]
+                return content
+            searched = max(0, len(self._buffer) - 4)
+            await self._more()
+
+    async def _more(self) -> None:
+        rate = self.server._read_rate
+        octets = await self._reader.read(65536 if rate is None else max(1, rate // 20))
+        if rate is not None:
+            await asyncio.sleep(len(octets) / rate)
+        if not octets:
+            raise _Done
+        self.connection.octets += octets
+        self.connection.flights.append(octets)
+        self._buffer += octets
+
+
+class Authority:
+    """A certificate authority of the test, and certificates of it."""
+
+    def __init__(self) -> None:
+        self._ca = trustme.CA()
+
+    def server(self, *names: str) -> ssl.SSLContext:
+        """Return a context for a server that is called so."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._ca.issue_cert(*names).configure_cert(context)
+        return context
+
+    @property
+    def pem(self) -> bytes:
+        """The authority's own certificate."""
+        return self._ca.cert_pem.bytes()
