@@ -168,6 +168,7 @@ class RelayManager:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+        await self._guarded("sweep", self._spool.sweep(self._clock()))
 
     # a round
 

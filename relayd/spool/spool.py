@@ -267,7 +267,7 @@ def make_directories(root: Path) -> None:
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:
             with suppress(FileExistsError):
-                (root / name).mkdir(mode)
+                (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
 
 

@@ -55,6 +55,10 @@ class Acceptance:
         self._tell = tell
         self._rejected = Rejected(settings.spool / "rejected")
 
+    def reload(self, settings: SubmissionSettings, examiner: Examiner) -> None:
+        """Use other settings from now on."""
+        self._settings, self._examiner = settings, examiner
+
     def accept(self, path: Path, descriptor: int, status: os.stat_result) -> Submission | None:
         """Accept a complete file, None if it was rejected or left.
 

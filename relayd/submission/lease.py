@@ -5,6 +5,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import signal
+from pathlib import Path
+
+CAP_LEASE = 28  # capabilities(7)
+
+
+def may_lease_any() -> bool:
+    """Whether we have CAP_LEASE: leases on other users' files.
+
+    Without it a file of theirs must not even be opened while it may still be written: that would drown the events by
+    which its writer is watched.
+    """
+    try:
+        status = Path("/proc/self/status").read_bytes()
+    except OSError:
+        return False
+    capabilities = next((line.split()[1] for line in status.splitlines() if line.startswith(b"CapEff:")), b"0")
+    return bool(int(capabilities, 16) >> CAP_LEASE & 1)
 
 
 def has_writer(descriptor: int) -> bool | None:

@@ -44,12 +44,7 @@ class Pickup:
         self._settings = settings
         self._monotonic = monotonic
         self._events = events
-        aliases = {alias.lower(): targets for alias, targets in settings.aliases.items()}
-        self._examiner = Examiner(
-            hostname=settings.hostname,
-            domains=Domains(origin=settings.origin, aliases=aliases),
-            max_message_size=settings.max_message_size,
-        )
+        self._examiner = _examiner(settings)
         self._heard = Heard()
         self._taker = Taker(settings, self._examiner, self._heard, clock=clock, monotonic=monotonic)
         self._lock = asyncio.Lock()
@@ -97,6 +92,12 @@ class Pickup:
         if self._rescan or self._taker.is_scanning or len(self._heard):
             return self._monotonic()
         return self._taker.settling.next_look()
+
+    def reload(self, settings: SubmissionSettings) -> None:
+        """Use other settings from the next call on; the spool stays the one it was."""
+        self._settings = settings
+        self._examiner = _examiner(settings)
+        self._taker.reload(settings, self._examiner)
 
     async def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a file may be there to take, until cancelled.
@@ -157,6 +158,15 @@ class Pickup:
                 )
             except Refused as refusal:
                 return str(refusal)
+
+
+def _examiner(settings: SubmissionSettings) -> Examiner:
+    aliases = {alias.lower(): targets for alias, targets in settings.aliases.items()}
+    return Examiner(
+        hostname=settings.hostname,
+        domains=Domains(origin=settings.origin, aliases=aliases),
+        max_message_size=settings.max_message_size,
+    )
 
 
 class _Listener:

@@ -33,7 +33,7 @@ class Settling:
     """The files that wait, by identity.  Costs: O(1) for a look, O(n) for `next_look` and `forget_unseen`."""
 
     def __init__(self, settle_time: float) -> None:
-        self._settle_time = settle_time
+        self.settle_time = settle_time
         self._waiting: dict[Identity, _Waiting] = {}
         self._scan = 0
 
@@ -42,8 +42,8 @@ class Settling:
 
     def settled(self, status: os.stat_result, now: float) -> bool:
         """Look at a file: whether it is as it was `settle_time` ago.  If not, it is to be looked at again."""
-        known = self._seen(status, now, self._settle_time)
-        return known is not None and now - known.since >= self._settle_time
+        known = self._seen(status, now, self.settle_time)
+        return known is not None and now - known.since >= self.settle_time
 
     def is_early(self, status: os.stat_result, now: float) -> bool:
         """Whether the time to look at that file again has not come; it is remembered as still there."""

@@ -25,7 +25,7 @@ from relayd.mail.submission import Submission
 from relayd.submission.acceptance import SYSTEM_ERRORS, Acceptance, Torn
 from relayd.submission.examine import Examiner
 from relayd.submission.heard import Heard
-from relayd.submission.lease import has_writer
+from relayd.submission.lease import has_writer, may_lease_any
 from relayd.submission.left import Left
 from relayd.submission.scan import Scan
 from relayd.submission.settings import SubmissionSettings
@@ -74,10 +74,16 @@ class Taker:
         self._heard = heard
         self._monotonic = monotonic
         self._scan: Scan | None = None
-        self._asks_for_others = os.geteuid() == 0  # leases on files of other users: CAP_LEASE
+        self._asks_for_others = may_lease_any()
         self._degraded = False
         self._taken = Taken()
         self._identities: set[Identity] = set()  # of this call's submissions
+
+    def reload(self, settings: SubmissionSettings, examiner: Examiner) -> None:
+        """Use other settings for the files that are taken from now on."""
+        self._settle_time = settings.settle_time.total_seconds()
+        self.settling.settle_time = self._settle_time
+        self.acceptance.reload(settings, examiner)
 
     @property
     def is_scanning(self) -> bool:

@@ -165,7 +165,8 @@ class ScriptedServer:
         finally:
             talk.writer.transport.abort()
             with contextlib.suppress(Exception):
-                await talk.writer.wait_closed()
+                async with asyncio.timeout(0.5):  # a writer whose STARTTLS failed half-way never closes (CPython)
+                    await talk.writer.wait_closed()
 
     def answer(self, stage: str, line: str) -> Answer:
         """Return what the script has for this stage now."""
