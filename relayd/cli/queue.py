@@ -204,7 +204,7 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
 def _rows(listed: Listed) -> list[tuple[str, ...]]:
     message = listed.message
     first = (message.id, f"{message.arrived:%m-%d %H:%M:%S}", str(message.body.wire_size), _sender(message) or "<>")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for recipient in message.envelope.recipients:
         status = "held" if message.held and not recipient.status.final else recipient.status.value
         due = f"{recipient.due:%m-%d %H:%M:%S}" if recipient.due and not recipient.status.final else ""
