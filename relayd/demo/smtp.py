@@ -53,8 +53,11 @@ class Refusing(Accepting):
 
 
 @asynccontextmanager
-async def smtp_server(manners: Accepting, address: str, port: int, name: str) -> AsyncIterator[int]:
-    """Serve on `address` while the context lasts; `port` 0 chooses a free one.  Yields the port."""
+async def smtp_server(manners: object, address: str, port: int, name: str) -> AsyncIterator[int]:
+    """Serve on `address` while the context lasts; `port` 0 chooses a free one.  Yields the port.
+
+    `manners` is a handler of aiosmtpd: it has `handle_DATA`, and may have the others.
+    """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: SMTP(manners, hostname=name, ident="demo", enable_SMTPUTF8=True, loop=loop), address, port

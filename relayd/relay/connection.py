@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -53,8 +54,12 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
         ConnectionFailed: it cannot be used now.
     """
     sock = await _connected(target, dialling)
-    # Closing the SMTP object's transport closes its socket: this one lets us say QUIT to a greeting of 554.
-    spare = sock.dup()
+    try:
+        # Closing the SMTP object's transport closes its socket: this one lets us say QUIT to a greeting of 554.
+        spare = sock.dup()
+    except OSError as error:
+        sock.close()
+        raise ConnectionFailed(f"no connection to {target}: {error}") from None
     try:
         smtp = aiosmtplib.SMTP(
             hostname=target.host.name,
@@ -65,11 +70,9 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
             start_tls=False,
             timeout=None,
         )
+        # From here on the loop's transport closes `sock`, whatever happens.
         await _greeted(smtp, dialling.timeouts, spare if implicit_tls is None else None)
         return _handed_over(smtp, sock, dialling.timeouts)
-    except BaseException:
-        sock.close()
-        raise
     finally:
         spare.close()
 
@@ -102,7 +105,7 @@ async def _connected(target: Target, dialling: Dialling) -> socket.socket:
         raise ConnectionFailed(f"no connection to {target} in {patience:g} s", status=_NO_ANSWER) from None
     except OSError as error:
         sock.close()
-        reason = f"no connection to {target}: {error.strerror or error}"
+        reason = f"no connection to {target}: {os.strerror(error.errno) if error.errno else error}"
         raise ConnectionFailed(reason, status=_NO_ANSWER) from None
     except BaseException:
         sock.close()

@@ -48,6 +48,7 @@ class Engine:
         self.marked = False  # whether the end of a message had left, and its answer had not come
         self.touched = False  # whether the server had answered that load's MAIL
         self.returned: list[Load] = []  # loads behind it
+        self.answered = 0  # replies
         self.progress = 0  # transactions that the server settled
         self._max_recipients = max_recipients
         self._parser = ReplyParser()
@@ -141,6 +142,7 @@ class Engine:
     # Replies
 
     def _answer(self, reply: Reply, unsent: int) -> None:
+        self.answered += 1
         if not self._expected:
             self._unasked(reply, unsent)
             return

@@ -85,32 +85,34 @@ class Entrance:
         if isinstance(result, Opened):
             tls = described(wire.tls_version, self._site.tls) if result.encrypted else ""
             return Established(wire=wire, capabilities=result.capabilities, tls=tls)
-        if isinstance(result, Deferred) and result.reply is not None and result.reply.code != 421:
-            self._partings.part(wire)
-        else:
+        if isinstance(result, TlsFailed) or (result.reply is not None and result.reply.code == 421):
             wire.reset()
+        else:
+            self._partings.part(wire)
         return result
 
     async def _talk(self, wire: Wire, talk: Opening) -> Opened | Deferred | TlsFailed:
-        """Do what the opening says, to its end."""
+        """Do what the opening says, to its end; a connection that fails on the way is reset."""
         timeouts = self._settings.timeouts
         reply = Reply(220)
-        fresh_tls = False  # no reply has come since the handshake: some handshakes fail only then (TLS 1.3)
+        in_tls = False  # from STARTTLS to the first reply after it: with TLS 1.3 some handshakes fail only then
         try:
             step = next(talk)
             while True:
                 if isinstance(step, Encrypt):
                     await wire.start_tls(self._contexts.of(self._site.tls), self._target.host.name, timeouts.starttls)
-                    fresh_tls = True
                 else:
-                    patience = timeouts.starttls if step.patience is Patience.STARTTLS else timeouts.ehlo
-                    reply = await wire.ask(step.octets, patience)
-                    fresh_tls = False
+                    starting = step.patience is Patience.STARTTLS
+                    in_tls = in_tls or starting
+                    reply = await wire.ask(step.octets, timeouts.starttls if starting else timeouts.ehlo)
+                    in_tls = starting
                 step = talk.send(reply)
         except StopIteration as stop:
             result: Opened | Deferred | TlsFailed = stop.value
             return result
         except TlsHandshakeFailed as error:
+            wire.reset()
             return TlsFailed(error.outcome)
         except ConnectionFailed as error:
-            return TlsFailed(error.outcome) if fresh_tls else error.outcome
+            wire.reset()
+            return TlsFailed(error.outcome) if in_tls else error.outcome

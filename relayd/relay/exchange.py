@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus
@@ -49,6 +50,7 @@ class Exchange:
         self._ports = ports
         self._limits = _limits(settings.timeouts)
         self._block = settings.timeouts.block.total_seconds()
+        self._mark: tuple[int, Step | None, bool] | None = None
         self._wake = asyncio.Event()
         self._trouble: Exception | None = None
         self._clock = asyncio.get_running_loop().time
@@ -59,7 +61,7 @@ class Exchange:
         Raises:
             Exception: our own trouble.  The connection is reset, and what can be told has been reported.
         """
-        self._reporter.on_durable = self._advance
+        self._reporter.on_durable = partial(self._guard, self._advance)
         self._wire.listen(self)
         try:
             while not self._done:
@@ -122,8 +124,9 @@ class Exchange:
         self._advance()
 
     def _advance(self) -> None:
-        """Start what there is room for, write, report."""
+        """Report what is settled, start what there is room for, write."""
         engine = self.engine
+        self._report()
         while engine.room and (load := self._next()) is not None:
             load.begun = self._clock()
             engine.start(load)
@@ -137,7 +140,7 @@ class Exchange:
             self._expect()
         if engine.settled:
             self._report()
-        if engine.over is not None or engine.streaming is not None or self._stock.low or engine.idle:
+        if self._done or engine.streaming is not None or self._stock.low:
             self._wake.set()
 
     def _next(self) -> Load | None:
@@ -156,6 +159,11 @@ class Exchange:
             self._reporter.report(load, self._clock() - load.begun if load.begun else 0.0)
 
     def _expect(self) -> None:
+        """Give the server its time anew, but only if it has answered, or taken, something since."""
+        mark = (self.engine.answered, self.engine.awaited, self._wire.unsent > 0)
+        if mark == self._mark:
+            return
+        self._mark = mark
         if self._wire.unsent:
             self._wire.expect(self._block)
         else:

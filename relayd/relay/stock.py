@@ -17,7 +17,7 @@ UNREADABLE = EnhancedStatus(4, 3, 0)  # RFC 3463 section 3.4: other mail system 
 
 
 class Stock:
-    """What is still to be sent.  At most `read_ahead_size` octets, or one message, beyond what is under way."""
+    """What is still to be sent.  At most `read_ahead_size` octets, and one message, beyond what is under way."""
 
     def __init__(self, deliveries: Iterable[Delivery], bodies: Bodies, settings: RelaySettings) -> None:
         self._unread = deque(deliveries)
@@ -86,7 +86,7 @@ class Stock:
         octets = self._octets
         while self._unread and len(batch) < self._settings.read_ahead:
             size = self._unread[0].body.size if self._is_small(self._unread[0]) else 0
-            if (batch or self._ready) and octets + size > self._settings.read_ahead_size:
+            if batch and octets + size > self._settings.read_ahead_size:
                 break
             octets += size
             batch.append(self._unread.popleft())

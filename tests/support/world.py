@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from email.message import Message
 from pathlib import Path
@@ -137,7 +137,7 @@ class World:
 
     # relayd
 
-    def configure(self, **sections: Mapping[str, Any]) -> Path:
+    def configure(self, **sections: Any) -> Path:
         """Write the configuration: quick settings, changed by `sections`."""
         base: dict[str, dict[str, Any]] = {
             "relay": {

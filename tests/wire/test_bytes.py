@@ -65,9 +65,9 @@ def test_bodies_arrive_as_they_were_dropped(world: World, receiver: Receiver) ->
     for message in arrived:
         added = ADDED.match(message.raw)
         assert added, message.raw[:500]
-        name = re.search(rb"^Subject: (\S+)", message.raw, re.MULTILINE)
-        assert name
-        assert message.raw[added.end() :] == canonical(dropped[name[1]]), name[1]
+        subject = re.search(rb"^Subject: (\S+)", message.raw, re.MULTILINE)
+        assert subject
+        assert message.raw[added.end() :] == canonical(dropped[subject[1]]), subject[1]
         assert (message.sender, message.recipients) == ("ann@sender.test", ("bob@example.test",))
 
 
