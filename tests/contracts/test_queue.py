@@ -1,0 +1,741 @@
+"""The Queue contract, sentence by sentence.  Another implementation joins by adding its factory to FACTORIES."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Body, Message, new_id
+from relayd.mail.recipient import Notify, Recipient, Status
+from relayd.mail.settlement import Action, Settlement
+from relayd.spool.queue import HistoryRow, Listed, Queue, SiteRow
+from relayd.spool.sqlite import SqliteQueue
+from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, settled
+
+
+async def on_sqlite(directory: Path) -> SqliteQueue:
+    return await SqliteQueue.open(directory / "queue.db", owner="this", new_notice_id=lambda: new_id(NOW))
+
+
+FACTORIES: dict[str, Callable[[Path], Awaitable[SqliteQueue]]] = {"sqlite": on_sqlite}
+
+
+@pytest.fixture(params=list(FACTORIES.values()), ids=list(FACTORIES))
+async def queue(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Queue]:
+    queue = await request.param(tmp_path)
+    yield queue
+    await queue.close()
+
+
+async def claimed(queue: Queue, *destinations: str, limit: int = 100, now: datetime = NOW) -> list[Delivery]:
+    return await queue.claim(destinations or ["one.example"], limit, now, until=now + HOUR)
+
+
+async def the_listed(queue: Queue, message_id: str) -> Message:
+    shown = await queue.show(message_id)
+    assert isinstance(shown, Listed)
+    return shown.message
+
+
+async def the_recipient(queue: Queue, message_id: str, number: int = 0) -> Recipient:
+    return (await the_listed(queue, message_id)).envelope.recipients[number]
+
+
+async def the_history(queue: Queue, message_id: str) -> HistoryRow:
+    shown = await queue.show(message_id)
+    assert isinstance(shown, HistoryRow)
+    return shown
+
+
+async def listed(queue: Queue) -> list[str]:
+    return [each.message.id async for each in queue.messages()]
+
+
+class TestAdd:
+    async def test_a_message_comes_back_as_it_was_added(self, queue: Queue) -> None:
+        body = Body(size=9, wire_size=20, header_end=5, cuts=((0, 2), (3, 5)), prefix=b"A: b\r\n", nul=True)
+        message = a_message("ann@one.example", "büro@two.example", notify=Notify.NEVER, ret="HDRS", body=body)
+        await queue.add([message])
+
+        found = await the_listed(queue, message.id)
+
+        recipients = tuple(replace(each, due=NOW) for each in message.envelope.recipients)
+        assert found == replace(message, envelope=replace(message.envelope, recipients=recipients))
+
+    async def test_a_message_is_due_at_once(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+
+        (due,) = await queue.due(NOW, 10)
+
+        assert (due.destination, due.recipients, due.since) == ("one.example", 1, NOW)
+
+    async def test_a_message_that_is_there_already_is_left_as_it_is(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + HOUR, reply="451 later")])
+
+        await queue.add([message, a_message(id=message.id)])
+
+        assert (await the_recipient(queue, message.id)).reply == "451 later"
+
+    async def test_a_message_that_is_finished_is_left_as_it_is(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        await queue.add([message])
+
+        assert await listed(queue) == []
+        assert await claimed(queue) == []
+
+    async def test_the_message_of_an_owed_notice_settles_the_debt(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+        (notice,) = await queue.notices(10)
+
+        await queue.add([a_message(id=notice.id, sender=None, notification=True)])
+
+        assert await queue.notices(10) == []
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.FAILED
+        assert await listed(queue) == [notice.id]
+
+    async def test_when_it_fails_nothing_was_added(self, queue: Queue) -> None:
+        good, bad = a_message(), a_message(body=Body(size=2**80, wire_size=1, header_end=1))
+
+        with pytest.raises(OverflowError):
+            await queue.add([good, bad])
+
+        assert await listed(queue) == []
+
+
+class TestDue:
+    async def test_the_longest_waiting_destination_comes_first_and_the_limit_holds(self, queue: Queue) -> None:
+        for minutes, name in ((1, "b"), (3, "a"), (2, "c")):
+            await queue.add([a_message(f"x@{name}.example", arrived=NOW - minutes * MINUTE)])
+
+        due = await queue.due(NOW, 2)
+
+        assert [each.destination for each in due] == ["a.example", "c.example"]
+        assert due[0].since == NOW - 3 * MINUTE
+
+    async def test_what_is_held_final_claimed_or_not_due_is_not_counted(self, queue: Queue) -> None:
+        waits, held, later = a_message(), a_message(), a_message(arrived=NOW + SECOND)
+        taken = a_message("bob@two.example")
+        await queue.add([waits, held, later, taken])
+        await queue.hold([held.id])
+        await claimed(queue, "two.example")
+
+        (due,) = await queue.due(NOW, 10)
+
+        assert (due.destination, due.recipients) == ("one.example", 1)
+
+    async def test_counting_is_bounded(self, queue: Queue) -> None:
+        await queue.add([a_message(*(f"u{n}@one.example" for n in range(1_500)))])
+
+        (due,) = await queue.due(NOW, 10)
+
+        assert due.recipients == 1_000
+
+
+class TestClaim:
+    async def test_a_message_s_due_recipients_at_the_site_come_together(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example", "c@three.example", "d@one.example")
+        await queue.add([message])
+
+        (delivery,) = await claimed(queue, "one.example", "two.example")
+
+        assert addresses([delivery]) == ["a@one.example", "b@two.example", "d@one.example"]
+        assert (delivery.id, delivery.body, delivery.arrived) == (message.id, message.body, message.arrived)
+        assert delivery.reverse_path == message.envelope.reverse_path
+
+    async def test_only_the_recipients_that_are_due_come(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@one.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        first, second = delivery.recipients
+        recipients = (
+            first.changed(Status.DEFERRED, due=NOW + MINUTE, attempted=NOW),
+            second.changed(Status.DEFERRED, due=NOW + HOUR, attempted=NOW),
+        )
+        await queue.settle([Settlement(delivery=delivery, recipients=recipients)])
+
+        (again,) = await claimed(queue, now=NOW + MINUTE)
+
+        assert addresses([again]) == ["a@one.example"]
+
+    async def test_the_longest_due_come_first_over_all_destinations(self, queue: Queue) -> None:
+        for minutes, name in ((1, "one"), (3, "two"), (2, "one"), (4, "two"), (5, "three")):
+            await queue.add([a_message(f"m{minutes}@{name}.example", arrived=NOW - minutes * MINUTE)])
+
+        deliveries = await claimed(queue, "one.example", "two.example", limit=3)
+
+        assert addresses(deliveries) == ["m4@two.example", "m3@two.example", "m2@one.example"]
+
+    async def test_a_claim_is_handed_out_once(self, queue: Queue) -> None:
+        await queue.add([a_message() for _ in range(10)])
+
+        claims = await asyncio.gather(*(claimed(queue, limit=3) for _ in range(6)))
+
+        ids = [delivery.id for claim in claims for delivery in claim]
+        assert len(ids) == len(set(ids)) == 10
+
+    async def test_the_deliveries_of_a_call_share_a_lease_and_calls_do_not(self, queue: Queue) -> None:
+        await queue.add([a_message() for _ in range(4)])
+
+        first, second = await claimed(queue, limit=2), await claimed(queue, limit=2)
+
+        assert {each.lease for each in first}.isdisjoint({each.lease for each in second})
+        assert len({each.lease for each in first}) == 1
+
+    async def test_a_delivery_has_at_most_a_thousand_recipients(self, queue: Queue) -> None:
+        await queue.add([a_message(*(f"u{n}@one.example" for n in range(2_500)))])
+
+        sizes = [len(delivery.recipients) for _ in range(4) for delivery in await claimed(queue, limit=5)]
+
+        assert sizes == [1_000, 1_000, 500]
+
+    async def test_what_is_held_or_not_due_is_not_claimed(self, queue: Queue) -> None:
+        held, later, born_held = a_message(), a_message(arrived=NOW + SECOND), a_message(held=True)
+        await queue.add([held, later, born_held])
+        await queue.hold([held.id])
+
+        assert await claimed(queue) == []
+
+    async def test_an_unexpired_lease_is_nobody_else_s(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        await claimed(queue)
+
+        assert await claimed(queue, now=NOW + HOUR) == []
+
+    async def test_after_the_end_of_its_lease_mail_is_due_again_and_marked(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (lost,) = await claimed(queue)
+        after = NOW + HOUR + SECOND
+
+        assert [each.destination for each in await queue.due(after, 10)] == ["one.example"]
+        (again,) = await claimed(queue, now=after)
+
+        assert again.id == lost.id
+        assert again.lease != lost.lease
+        assert again.recipients[0].possible_duplicate
+
+    async def test_a_renewed_lease_lasts_to_its_new_end(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        (delivery,) = await claimed(queue)
+
+        await queue.renew([delivery.lease], NOW + 3 * HOUR)
+
+        assert await claimed(queue, now=NOW + 2 * HOUR) == []
+        assert len(await claimed(queue, now=NOW + 3 * HOUR + SECOND)) == 1
+
+    async def test_a_claim_whose_caller_is_cancelled_is_given_back(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        claim = asyncio.ensure_future(claimed(queue))
+        await asyncio.sleep(0)
+
+        claim.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claim
+
+        assert len(await claimed(queue)) == 1
+
+
+class TestGiveBack:
+    async def test_what_is_given_back_is_due_as_before(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+
+        await queue.give_back(await claimed(queue))
+
+        assert await the_recipient(queue, message.id) == replace(message.envelope.recipients[0], due=NOW)
+        assert len(await claimed(queue)) == 1
+
+    async def test_giving_back_under_an_old_lease_does_not_end_the_new_claim(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        lost = await claimed(queue)
+        after = NOW + HOUR + SECOND
+        assert await claimed(queue, now=after)
+
+        await queue.give_back(lost)
+
+        assert await claimed(queue, now=after) == []
+
+    async def test_what_was_removed_meanwhile_is_removed(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        deliveries = await claimed(queue)
+        await queue.remove([message.id], NOW)
+
+        await queue.give_back(deliveries)
+
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.REMOVED
+
+
+class TestSettle:
+    async def test_a_delivered_message_is_history(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        fields: dict[str, Any] = {"reply": "250 2.0.0 ok", "dsn": "2.0.0", "peer": "mx.one.example[192.0.2.1]:25"}
+        await queue.settle([settled(delivery, Status.DELIVERED, **fields)])
+
+        row = await the_history(queue, message.id)
+        assert await listed(queue) == []
+        assert (row.sender, row.size, row.arrived, row.finished) == ("sender@origin.example", 100, NOW, NOW)
+        expected = replace(delivery.recipients[0], status=Status.DELIVERED, attempts=1, due=None, attempted=NOW)
+        assert row.recipients == (replace(expected, **fields),)
+
+    async def test_a_deferred_recipient_waits_until_it_is_due(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + MINUTE, reply="451 later", dsn="4.0.0")])
+
+        recipient = await the_recipient(queue, message.id)
+        assert (recipient.status, recipient.attempts, recipient.reply) == (Status.DEFERRED, 1, "451 later")
+        assert await claimed(queue) == []
+        assert len(await claimed(queue, now=NOW + MINUTE)) == 1
+
+    async def test_a_message_stays_until_all_its_recipients_are_final(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example", "c@one.example")
+        await queue.add([message])
+        (one,), (two,) = await claimed(queue, "one.example"), await claimed(queue, "two.example")
+
+        await queue.settle([settled(one, Status.DELIVERED)])
+        assert await listed(queue) == [message.id]
+        await queue.settle([settled(two, Status.FAILED)])
+
+        assert await listed(queue) == []
+        row = await the_history(queue, message.id)
+        statuses = [recipient.status for recipient in row.recipients]
+        assert statuses == [Status.DELIVERED, Status.FAILED, Status.DELIVERED]
+
+    async def test_two_deliveries_of_a_message_in_one_call_finish_it(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        deliveries = await claimed(queue, "one.example") + await claimed(queue, "two.example")
+
+        await queue.settle([settled(each, Status.DELIVERED) for each in deliveries])
+
+        assert len((await the_history(queue, message.id)).recipients) == 2
+
+    async def test_the_recipients_of_one_delivery_may_fare_differently(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@one.example", "c@one.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        a, b, c = delivery.recipients
+        recipients = (
+            a.changed(Status.DELIVERED, attempted=NOW),
+            b.changed(Status.DEFERRED, attempted=NOW, due=NOW + MINUTE),
+            c,
+        )
+
+        await queue.settle([Settlement(delivery=delivery, recipients=recipients)])
+
+        now = (await the_listed(queue, message.id)).envelope.recipients
+        assert [each.status for each in now] == [Status.DELIVERED, Status.DEFERRED, Status.QUEUED]
+        assert addresses(await claimed(queue)) == ["c@one.example"]
+
+    async def test_under_an_old_lease_only_delivered_is_taken(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (lost,) = await claimed(queue)
+        after = NOW + HOUR + SECOND
+        (again,) = await claimed(queue, now=after)
+
+        await queue.settle([settled(lost, Status.FAILED)])
+        assert (await the_recipient(queue, message.id)).status is Status.DEFERRED
+        await queue.settle([settled(lost, Status.DELIVERED)])
+        await queue.settle([settled(again, Status.FAILED)])
+
+        (recipient,) = (await the_history(queue, message.id)).recipients
+        assert recipient.status is Status.DELIVERED
+        assert recipient.possible_duplicate
+
+    async def test_a_late_delivered_corrects_the_history(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@one.example")
+        await queue.add([message])
+        (lost,) = await claimed(queue)
+        (again,) = await claimed(queue, now=NOW + HOUR + SECOND)
+        await queue.settle([settled(again, Status.FAILED)])
+
+        only_a = replace(lost, recipients=lost.recipients[:1])
+        await queue.settle([settled(only_a, Status.DELIVERED, reply="250 ok")])
+
+        a, b = (await the_history(queue, message.id)).recipients
+        assert (a.status, a.reply, b.status) == (Status.DELIVERED, "250 ok", Status.FAILED)
+
+    async def test_a_removal_asked_for_during_the_attempt_takes_effect(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.remove([message.id], NOW)
+
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.REMOVED
+        assert await queue.notices(10) == []
+
+    async def test_a_delivered_wins_over_a_removal(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.remove([message.id], NOW)
+
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.DELIVERED
+
+    async def test_settling_twice_changes_nothing_more(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue, "one.example")
+        settlement = settled(delivery, Status.DELIVERED)
+
+        await queue.settle([settlement, settlement])
+        await queue.settle([settlement])
+
+        statuses = [each.status for each in (await the_listed(queue, message.id)).envelope.recipients]
+        assert statuses == [Status.DELIVERED, Status.QUEUED]
+
+    async def test_what_a_peer_said_is_kept_whatever_it_is(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW, reply="451 \udcff\x00 größer")])
+
+        assert (await the_recipient(queue, message.id)).reply == "451 ?\x00 größer"
+
+
+class TestNextDue:
+    async def test_it_is_the_earliest_time_after_now(self, queue: Queue) -> None:
+        past, soon, later = (a_message(arrived=NOW + offset) for offset in (-MINUTE, MINUTE, HOUR))
+        await queue.add([past, soon, later])
+
+        assert await queue.next_due(NOW) == NOW + MINUTE
+        assert await queue.next_due(NOW + MINUTE) == NOW + HOUR
+
+    async def test_nothing_waits(self, queue: Queue) -> None:
+        await queue.add([a_message(arrived=NOW + MINUTE, held=True)])
+
+        assert await queue.next_due(NOW) is None
+
+
+class TestExpire:
+    async def test_what_is_old_is_claimed_due_or_not(self, queue: Queue) -> None:
+        old, young = a_message("a@one.example", "b@two.example"), a_message(arrived=NOW + MINUTE)
+        await queue.add([old, young])
+        (delivery,) = await claimed(queue, "one.example")
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + 9 * HOUR)])
+
+        (expired,) = await queue.expire(NOW + SECOND, 10, NOW, until=NOW + HOUR)
+
+        assert expired.id == old.id
+        assert addresses([expired]) == ["a@one.example", "b@two.example"]
+        assert await queue.expire(NOW + SECOND, 10, NOW, until=NOW + HOUR) == []
+        await queue.settle([settled(expired, Status.FAILED)])
+        assert await listed(queue) == [young.id]
+
+    async def test_what_is_held_or_in_flight_is_not_claimed(self, queue: Queue) -> None:
+        held, flying = a_message(held=True), a_message()
+        await queue.add([held, flying])
+        await claimed(queue)
+
+        assert await queue.expire(NOW + HOUR, 10, NOW, until=NOW + HOUR) == []
+
+    async def test_the_oldest_come_first_up_to_the_limit(self, queue: Queue) -> None:
+        messages = [a_message(arrived=NOW + minutes * MINUTE) for minutes in (2, 1, 3)]
+        await queue.add(messages)
+
+        expired = await queue.expire(NOW + HOUR, 2, NOW, until=NOW + HOUR)
+
+        assert [each.id for each in expired] == [messages[1].id, messages[0].id]
+
+
+class TestNotices:
+    async def test_recipients_of_a_message_and_action_are_told_of_together(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example", "c@three.example", ret="FULL")
+        await queue.add([message])
+        for name in ("one", "two"):
+            (delivery,) = await claimed(queue, f"{name}.example")
+            number = delivery.recipients[0].number
+            await queue.settle([settled(delivery, Status.FAILED, notices={number: Action.FAILED}, reply="550 no")])
+
+        (notice,) = await queue.notices(10)
+
+        assert (notice.action, notice.message_id, notice.arrived) == (Action.FAILED, message.id, NOW)
+        assert (notice.reverse_path, notice.body, notice.ret) == (message.envelope.reverse_path, message.body, "FULL")
+        assert [(str(each.address), each.reply) for each in notice.recipients] == [
+            ("a@one.example", "550 no"),
+            ("b@two.example", "550 no"),
+        ]
+
+    async def test_a_notice_is_owed_until_its_message_is_added(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+
+        assert await queue.notices(10) == await queue.notices(10) != []
+        assert await listed(queue) == [delivery.id]
+
+    async def test_what_fails_while_a_notice_is_made_is_told_in_another(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (one,), (two,) = await claimed(queue, "one.example"), await claimed(queue, "two.example")
+        await queue.settle([settled(one, Status.FAILED, notices={0: Action.FAILED})])
+        (first,) = await queue.notices(10)
+
+        await queue.settle([settled(two, Status.FAILED, notices={1: Action.FAILED})])
+        await queue.add([a_message(id=first.id, sender=None, notification=True)])
+        (second,) = await queue.notices(10)
+        await queue.add([a_message(id=second.id, sender=None, notification=True)])
+
+        assert [len(each.recipients) for each in (first, second)] == [1, 1]
+        assert second.recipients[0].number == 1
+        assert isinstance(await queue.show(message.id), HistoryRow)
+
+    async def test_a_message_from_nobody_never_causes_one(self, queue: Queue) -> None:
+        message = a_message(sender=None)
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+
+        assert await queue.notices(10) == []
+        assert (await the_history(queue, message.id)).sender == ""
+
+    async def test_a_dropped_notice_is_not_owed_and_its_message_finishes(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+        (notice,) = await queue.notices(10)
+
+        await queue.drop_notice(notice.id)
+
+        assert await queue.notices(10) == []
+        assert isinstance(await queue.show(message.id), HistoryRow)
+
+    async def test_a_late_delivered_takes_back_a_failure_that_nobody_was_told_of(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (lost,) = await claimed(queue)
+        (expired,) = await queue.expire(NOW + SECOND, 10, NOW + 2 * HOUR, until=NOW + 3 * HOUR)
+        await queue.settle([settled(expired, Status.FAILED, notices={0: Action.FAILED})])
+
+        await queue.settle([settled(lost, Status.DELIVERED)])
+
+        assert await queue.notices(10) == []
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.DELIVERED
+
+
+class TestWarn:
+    async def test_a_delay_is_told_once_for_each_message(self, queue: Queue) -> None:
+        late, young = a_message("a@one.example", "b@two.example"), a_message(arrived=NOW + HOUR)
+        await queue.add([late, young])
+
+        assert await queue.warn(NOW + SECOND, 10) == 1
+        assert await queue.warn(NOW + SECOND, 10) == 0
+
+        (notice,) = await queue.notices(10)
+        assert (notice.action, notice.message_id, len(notice.recipients)) == (Action.DELAYED, late.id, 2)
+
+    @pytest.mark.parametrize("notify", [Notify.NEVER, Notify.FAILURE, Notify.SUCCESS | Notify.FAILURE])
+    async def test_nobody_is_told_who_did_not_ask_for_delays(self, queue: Queue, notify: Notify) -> None:
+        await queue.add([a_message(notify=notify), a_message(sender=None)])
+
+        assert await queue.warn(NOW + HOUR, 10) == 0
+        assert await queue.notices(10) == []
+
+    async def test_who_asked_for_delays_is_told(self, queue: Queue) -> None:
+        await queue.add([a_message(notify=Notify.DELAY | Notify.FAILURE)])
+
+        assert await queue.warn(NOW + HOUR, 10) == 1
+
+    async def test_only_recipients_that_still_wait_are_told_of(self, queue: Queue) -> None:
+        await queue.add([a_message("a@one.example", "b@two.example")])
+        (delivery,) = await claimed(queue, "one.example")
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+
+        await queue.warn(NOW + HOUR, 10)
+
+        (notice,) = await queue.notices(10)
+        assert [each.number for each in notice.recipients] == [1]
+
+    async def test_messages_that_need_no_warning_do_not_hide_those_that_do(self, queue: Queue) -> None:
+        await queue.add([a_message(notify=Notify.NEVER, arrived=NOW - HOUR) for _ in range(5)])
+        await queue.add([a_message()])
+
+        assert await queue.warn(NOW + HOUR, 2) == 1
+
+    async def test_a_delay_that_is_over_is_not_told_any_more(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        await queue.warn(NOW + HOUR, 10)
+
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        assert await queue.notices(10) == []
+        assert isinstance(await queue.show(message.id), HistoryRow)
+
+
+class TestSites:
+    async def test_a_site_that_backs_off_is_remembered_until_it_recovers(self, queue: Queue) -> None:
+        site = SiteRow(key="mx.one.example:25", failures=2, retry_at=NOW + MINUTE, reply="connection refused")
+        await queue.back_off(site)
+        await queue.back_off(replace(site, failures=3))
+
+        assert await queue.sites() == [replace(site, failures=3)]
+        await queue.back_off(replace(site, failures=0))
+        assert await queue.sites() == []
+
+
+class TestOperators:
+    async def test_messages_are_listed_oldest_first(self, queue: Queue) -> None:
+        messages = [a_message(arrived=NOW + timedelta(milliseconds=n)) for n in range(450)]
+        await queue.add(messages[::-1])
+
+        assert await listed(queue) == [each.id for each in messages]
+        assert [each.message.id async for each in queue.messages(limit=3)] == [each.id for each in messages[:3]]
+
+    async def test_what_is_in_flight_is_shown_so(self, queue: Queue) -> None:
+        flying, waits = a_message(), a_message("bob@two.example")
+        await queue.add([flying, waits])
+        await claimed(queue)
+
+        shown = {each.message.id: each.in_flight async for each in queue.messages()}
+
+        assert shown == {flying.id: True, waits.id: False}
+
+    async def test_an_unknown_message_is_none(self, queue: Queue) -> None:
+        assert await queue.show("nothing") is None
+
+    async def test_hold_and_release(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+
+        assert await queue.hold([message.id, "nothing"]) == 1
+        assert (await the_listed(queue, message.id)).held
+        assert await claimed(queue) == []
+        assert await queue.release([message.id, "nothing"]) == 1
+        assert len(await claimed(queue)) == 1
+
+    async def test_a_hold_during_an_attempt_takes_effect_when_it_settles(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        await queue.hold([message.id])
+        assert await queue.withdrawn() == {message.id}
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW)])
+
+        assert await queue.withdrawn() == frozenset()
+        assert await claimed(queue, "one.example", "two.example") == []
+
+    async def test_withdrawn_names_what_was_removed_in_flight(self, queue: Queue) -> None:
+        flying, waits, other = a_message(), a_message("b@two.example"), a_message()
+        await queue.add([flying, waits, other])
+        await claimed(queue)
+
+        await queue.remove([flying.id, waits.id], NOW)
+
+        assert await queue.withdrawn() == {flying.id}
+
+    async def test_retry_makes_all_due_and_forgets_the_back_off_of_sites(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        await queue.settle([settled(each, Status.DEFERRED, due=NOW + HOUR) for each in await claimed(queue)])
+        await queue.back_off(SiteRow(key="k", failures=1, retry_at=NOW + HOUR, reply=""))
+
+        assert await queue.retry([message.id, "nothing"], NOW + SECOND) == 1
+
+        assert (await queue.due(NOW + SECOND, 10))[0].since == NOW + SECOND
+        assert await queue.sites() == []
+
+    async def test_remove_ends_what_waits_at_once_and_tells_nobody(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+
+        assert await queue.remove([message.id, "nothing"], NOW + HOUR) == 1
+
+        row = await the_history(queue, message.id)
+        assert {each.status for each in row.recipients} == {Status.REMOVED}
+        assert row.finished == NOW + HOUR
+        assert await queue.notices(10) == []
+        assert await queue.remove([message.id], NOW) == 0
+
+    async def test_remove_leaves_what_is_in_flight_to_settle(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue, "one.example")
+
+        await queue.remove([message.id], NOW)
+        statuses = [each.status for each in (await the_listed(queue, message.id)).envelope.recipients]
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+
+        assert statuses == [Status.QUEUED, Status.REMOVED]
+        after = [each.status for each in (await the_history(queue, message.id)).recipients]
+        assert after == [Status.DELIVERED, Status.REMOVED]
+
+    async def test_a_removed_message_still_tells_of_what_had_failed(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+
+        await queue.remove([message.id], NOW)
+
+        (notice,) = await queue.notices(10)
+        assert [each.number for each in notice.recipients] == [0]
+
+
+class TestTheEnd:
+    async def test_a_body_goes_after_its_row_and_the_row_after_the_body(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        assert await queue.finished_bodies(NOW, 10) == []
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        assert await queue.finished_bodies(NOW, 10) == [message.id]
+        assert await queue.forget(NOW + HOUR, 10) == 0
+        await queue.bodies_gone([message.id])
+        assert await queue.finished_bodies(NOW, 10) == []
+        assert await queue.forget(NOW, 10) == 0
+        assert await queue.forget(NOW + SECOND, 10) == 1
+        assert await queue.show(message.id) is None
+
+    async def test_the_body_of_a_failed_message_from_nobody_is_kept_as_long_as_its_row(self, queue: Queue) -> None:
+        message = a_message(sender=None)
+        await queue.add([message])
+        await queue.settle([settled(each, Status.FAILED) for each in await claimed(queue)])
+        assert await queue.finished_bodies(NOW, 10) == []
+
+        assert await queue.forget(NOW + SECOND, 10) == 0
+        assert await queue.finished_bodies(NOW, 10) == [message.id]
+        await queue.bodies_gone([message.id])
+
+        assert await queue.forget(NOW + SECOND, 10) == 1
+
+    async def test_the_limits_hold(self, queue: Queue) -> None:
+        await queue.add([a_message() for _ in range(5)])
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        ids = await queue.finished_bodies(NOW, 2)
+        assert len(ids) == 2
+        await queue.bodies_gone(await queue.finished_bodies(NOW, 10))
+        assert await queue.forget(NOW + SECOND, 3) == 3
+        assert await queue.forget(NOW + SECOND, 3) == 2

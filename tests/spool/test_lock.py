@@ -1,0 +1,58 @@
+"""One daemon per spool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd.mail.errors import SpoolLocked
+from relayd.spool.lock import Lock
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from relayd.spool.lock import Lock
+lock = Lock.acquire(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    lock = Lock.acquire(tmp_path / "lock")
+
+    with pytest.raises(SpoolLocked, match=f"process {os.getpid()} has this spool"):
+        Lock.acquire(tmp_path / "lock")
+    lock.release()
+
+    Lock.acquire(tmp_path / "lock").release()
+
+
+def test_a_killed_holder_has_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(SpoolLocked, match=f"process {holder.pid} "):
+            Lock.acquire(path)
+
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+
+    Lock.acquire(path).release()
+
+
+def test_it_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> None:
+    lock = Lock.acquire(tmp_path / "lock")
+
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
+        lock.release()
+        try:
+            Lock.acquire(tmp_path / "lock").release()
+        finally:
+            child.kill()

@@ -1,0 +1,320 @@
+"""The order of operations around the queue, step by step and across restarts."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from relayd.mail.errors import QueueError, SpoolLocked
+from relayd.mail.events import Event, Marked
+from relayd.mail.message import new_id
+from relayd.mail.recipient import Status
+from relayd.mail.settlement import Action
+from relayd.mail.submission import Submission
+from relayd.spool.queue import HistoryRow
+from relayd.spool.spool import Spool
+from tests.spool.mail import HOUR, MINUTE, NOW, a_message, a_submission, settled
+
+HISTORY = timedelta(days=3)
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+async def opened(root: Path, *, now: datetime = NOW) -> Spool:
+    return await Spool.open(root, now=now, history=HISTORY, events=ignore)
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    spool = await opened(tmp_path / "spool")
+    yield spool
+    await spool.close()
+
+
+def dropped(spool: Spool, content: bytes = b"Subject: x\r\n\r\nbody\r\n") -> Submission:
+    return a_submission(spool.root / "new", content)
+
+
+def copied(spool: Spool) -> Submission:
+    """Return a copy that the pickup made of another owner's file."""
+    submission = a_submission(spool.root / "queue" / "incoming")
+    original = submission.path.with_name(f"{submission.message.id}.orig")
+    original.write_bytes(submission.path.read_bytes())
+    path = submission.path.rename(submission.path.with_name(submission.message.id))
+    return replace(submission, path=path, original=original)
+
+
+def bodies_of(spool: Spool) -> set[str]:
+    return {path.name for path in (spool.root / "queue").glob("??/*")}
+
+
+async def finish(spool: Spool, status: Status = Status.DELIVERED) -> None:
+    claimed = await spool.queue.claim(["one.example"], 1_000, NOW + HOUR, until=NOW + 2 * HOUR)
+    await spool.queue.settle([settled(each, status) for each in claimed])
+
+
+class TestOpen:
+    async def test_what_is_missing_is_created_with_its_modes(self, spool: Spool) -> None:
+        modes = {
+            name: (spool.root / name).stat().st_mode & 0o7777 for name in ("new", "tmp", "cur", "queue", "rejected")
+        }
+
+        public, private = 0o3770, 0o700
+        assert modes == {"new": public, "tmp": public, "cur": public, "queue": private, "rejected": private}
+
+    async def test_modes_that_somebody_chose_are_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new").chmod(0o777)
+
+        await (await opened(tmp_path)).close()
+
+        assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o777
+
+    async def test_a_second_daemon_is_refused(self, spool: Spool) -> None:
+        with pytest.raises(SpoolLocked):
+            await opened(spool.root)
+
+    async def test_a_failed_start_lets_go_of_the_spool(self, tmp_path: Path) -> None:
+        (tmp_path / "queue.db").write_bytes(b"not a database " * 1000)
+        with pytest.raises(QueueError):
+            await opened(tmp_path)
+
+        (tmp_path / "queue.db").unlink()
+        await (await opened(tmp_path)).close()
+
+    async def test_only_what_was_noted_is_marked_and_told(self, tmp_path: Path) -> None:
+        first = await opened(tmp_path)
+        sent, unsent = await first.accept([dropped(first), dropped(first)])
+        claimed = await first.queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        first.notes.ending(claimed[0].lease, sent.id)
+        await first.close()
+        told: list[Event] = []
+
+        second = await Spool.open(tmp_path, now=NOW + MINUTE, history=HISTORY, events=told.append)
+
+        assert told == [Marked(id=sent.id, address="ann@one.example")]
+        assert [path.name for path in (tmp_path / "queue").glob("*notes*")] != []
+        assert len(list((tmp_path / "queue").glob("*notes*"))) == 1
+        assert unsent.id not in {message_id for message_id, _ in second.taken_over.marked}
+        await second.close()
+
+    async def test_what_was_noted_and_settled_is_not_marked(self, tmp_path: Path) -> None:
+        first = await opened(tmp_path)
+        await first.accept([dropped(first)])
+        (delivery,) = await first.queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        first.notes.ending(delivery.lease, delivery.id)
+        await first.queue.settle([settled(delivery, Status.DEFERRED, due=NOW)])
+        await first.close()
+
+        second = await opened(tmp_path, now=NOW + MINUTE)
+
+        assert second.taken_over.marked == ()
+        await second.close()
+
+    async def test_after_a_power_cut_all_that_was_claimed_is_marked(self, tmp_path: Path) -> None:
+        first = await opened(tmp_path)
+        await first.accept([dropped(first) for _ in range(3)])
+        claimed = await first.queue.claim(["one.example"], 2, NOW + HOUR, until=NOW + 2 * HOUR)
+        await first.close()
+        (notes,) = (tmp_path / "queue").glob("notes.*")
+        notes.write_text("another boot\n")
+
+        second = await opened(tmp_path, now=NOW + MINUTE)
+
+        assert {message_id for message_id, _ in second.taken_over.marked} == {each.id for each in claimed}
+        await second.close()
+
+
+class TestAccept:
+    @pytest.mark.parametrize("count", [1, 20])
+    async def test_a_file_becomes_a_body_and_a_row(self, spool: Spool, count: int) -> None:
+        submissions = [dropped(spool, b"%d" % n) for n in range(count)]
+
+        messages = await spool.accept(submissions)
+
+        assert messages == [each.message for each in submissions]
+        assert list((spool.root / "new").iterdir()) == []
+        for n, message in enumerate(messages):
+            assert spool.bodies.path(message.id).read_bytes() == b"%d" % n
+        assert await spool.queue.known([each.id for each in messages]) == {each.id for each in messages}
+
+    async def test_a_copy_is_taken_and_its_original_unlinked(self, spool: Spool) -> None:
+        submission = copied(spool)
+
+        (message,) = await spool.accept([submission])
+
+        assert bodies_of(spool) == {message.id}
+        assert list((spool.root / "queue" / "incoming").iterdir()) == []
+
+    async def test_a_file_that_changed_since_or_vanished_is_left_out(self, spool: Spool) -> None:
+        replaced, vanished, good = dropped(spool), dropped(spool), dropped(spool)
+        other = spool.root / "tmp" / "other"
+        other.write_bytes(b"other")
+        os.rename(other, replaced.path)
+        vanished.path.unlink()
+
+        assert await spool.accept([replaced, vanished, good]) == [good.message]
+
+        assert replaced.path.read_bytes() == b"other"
+        assert bodies_of(spool) == {good.message.id}
+
+    async def test_what_could_not_be_committed_is_offered_again_under_the_same_id(self, spool: Spool) -> None:
+        submissions = [dropped(spool), copied(spool)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # every write fails, as on a full disk
+        try:
+            with pytest.raises(QueueError):
+                await spool.accept(submissions)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert await spool.orphans() == []
+        assert submissions[1].original
+        assert submissions[1].original.exists()
+
+        await spool.sweep(NOW)
+
+        assert await spool.queue.known([each.message.id for each in submissions]) == bodies_of(spool)
+        assert len(bodies_of(spool)) == 2
+        assert not submissions[1].original.exists()
+        assert await spool.accept([]) == []
+
+    async def test_while_it_cannot_commit_no_more_files_are_taken_on(self, spool: Spool) -> None:
+        first, later = dropped(spool), dropped(spool)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # every write fails, as on a full disk
+        try:
+            for submission in (first, later):
+                with pytest.raises(QueueError):
+                    await spool.accept([submission])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        assert later.path.exists()
+        assert await spool.accept([later]) == [first.message, later.message]
+
+    async def test_what_a_failed_sync_left_in_doubt_is_written_anew(self, spool: Spool) -> None:
+        submission = dropped(spool)
+        assert spool.bodies.place(submission.path, submission.identity, submission.message.id)
+        spool._unsynced.append(submission)
+
+        assert await spool.accept([]) == [submission.message]
+
+        assert spool.bodies.path(submission.message.id).stat().st_ino != submission.identity[1]
+
+
+class TestNotifications:
+    async def test_a_notification_settles_its_debt(self, spool: Spool) -> None:
+        (message,) = await spool.accept([dropped(spool)])
+        (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+        await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+        (notice,) = await spool.queue.notices(10)
+        assert await spool.read_original(notice.message_id, 7) == b"Subject"
+
+        await spool.add_notification(a_message(id=notice.id, sender=None, notification=True), b"it failed")
+
+        assert await spool.queue.notices(10) == []
+        assert spool.bodies.path(notice.id).read_bytes() == b"it failed"
+        assert isinstance(await spool.queue.show(message.id), HistoryRow)
+
+    async def test_half_a_notification_is_no_orphan(self, spool: Spool) -> None:
+        await spool.accept([dropped(spool)])
+        (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+        await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+        (notice,) = await spool.queue.notices(10)
+        spool.bodies.write(notice.id, b"half of i")
+
+        assert await spool.orphans() == []
+
+        assert not spool.bodies.path(notice.id).exists()
+        assert await spool.queue.notices(10) == [notice]
+
+
+class TestSweep:
+    async def test_bodies_go_at_once_and_rows_after_their_time(self, spool: Spool) -> None:
+        (message,) = await spool.accept([dropped(spool)])
+        await finish(spool)
+
+        await spool.sweep(NOW)
+        assert bodies_of(spool) == set()
+        await spool.sweep(NOW + HISTORY - MINUTE)
+        assert await spool.queue.show(message.id)
+        await spool.sweep(NOW + HISTORY + MINUTE)
+        assert await spool.queue.show(message.id) is None
+
+    async def test_more_than_a_batch_goes_in_one_sweep(self, spool: Spool) -> None:
+        await spool.accept([dropped(spool) for _ in range(600)])
+        await finish(spool)
+
+        await spool.sweep(NOW)
+
+        assert bodies_of(spool) == set()
+
+    async def test_what_still_waits_keeps_its_body(self, spool: Spool) -> None:
+        (message,) = await spool.accept([dropped(spool)])
+
+        await spool.sweep(NOW + HISTORY + HOUR)
+
+        assert bodies_of(spool) == {message.id}
+
+
+class TestOrphans:
+    async def test_a_body_without_a_row_is_found_and_adopted(self, spool: Spool) -> None:
+        submission = dropped(spool)
+        assert spool.bodies.place(submission.path, submission.identity, submission.message.id)
+
+        assert await spool.orphans() == [(submission.message.id, spool.bodies.path(submission.message.id))]
+        await spool.adopt(submission.message)
+
+        assert await spool.orphans() == []
+        assert await spool.queue.known([submission.message.id])
+
+    async def test_bodies_with_rows_or_history_are_none(self, spool: Spool) -> None:
+        await spool.accept([dropped(spool)])
+        await finish(spool)
+        await spool.accept([dropped(spool)])
+
+        assert await spool.orphans() == []
+        assert len(bodies_of(spool)) == 2
+
+    async def test_a_body_that_a_power_cut_brought_back_goes_again(self, spool: Spool) -> None:
+        (message,) = await spool.accept([dropped(spool)])
+        await finish(spool)
+        await spool.sweep(NOW)
+        spool.bodies.write(message.id, b"back again")
+
+        assert await spool.orphans() == []
+        assert bodies_of(spool) == set()
+
+    async def test_as_many_as_asked_for(self, spool: Spool) -> None:
+        for _ in range(5):
+            spool.bodies.write(new_id(NOW), b"x")
+
+        assert len(await spool.orphans(limit=3)) == 3
+
+    async def test_what_cannot_be_read_as_a_message_is_set_aside_with_the_reason(self, spool: Spool) -> None:
+        message_id = new_id(NOW)
+        spool.bodies.write(message_id, b"x")
+
+        place = await spool.reject(message_id, "It has no recipients.")
+
+        assert place == spool.root / "rejected" / message_id
+        assert place.read_bytes() == b"x"
+        assert (spool.root / "rejected" / f"{message_id}.reason.txt").read_text() == "It has no recipients.\n"
+
+    async def test_which_incoming_files_are_ours_already(self, spool: Spool) -> None:
+        incoming = spool.root / "queue" / "incoming"
+        (committed,) = await spool.accept([dropped(spool)])
+        placed = new_id(NOW)
+        spool.bodies.write(placed, b"x")
+        for message_id in (committed.id, placed, new_id(NOW)):
+            (incoming / f"{message_id}.orig").write_bytes(b"x")
+
+        assert await spool.incoming_known() == {committed.id, placed}

@@ -1,0 +1,230 @@
+"""What is SQLite's own of the queue: its file, its plans, its troubles, and other processes beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from relayd.mail.errors import QueueError
+from relayd.mail.events import Degraded, Event, Restored
+from relayd.mail.message import Body
+from relayd.mail.recipient import Status
+from relayd.spool import leases, notices
+from relayd.spool.queue import HistoryRow, Listed
+from relayd.spool.schema import MIGRATIONS, VERSION
+from relayd.spool.sqlite import SqliteQueue
+from tests.spool.mail import HOUR, NOW, a_message, settled
+
+
+@pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    queue = await SqliteQueue.open(tmp_path / "queue.db", owner="this")
+    yield queue
+    await queue.close()
+
+
+@contextmanager
+def by_hand(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+class TestTheFile:
+    async def test_it_is_private_and_synced_in_full(self, queue: SqliteQueue, tmp_path: Path) -> None:
+        assert (tmp_path / "queue.db").stat().st_mode & 0o777 == 0o600
+        with by_hand(tmp_path / "queue.db") as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+    async def test_each_migration_brings_an_older_file_up(self, tmp_path: Path) -> None:
+        for version in range(VERSION):
+            path = tmp_path / f"{version}.db"
+            with by_hand(path) as connection:
+                for migration in MIGRATIONS[:version]:
+                    for statement in migration:
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version}")
+
+            queue = await SqliteQueue.open(path, owner="this")
+            await queue.add([a_message()])
+            await queue.close()
+
+    async def test_a_newer_version_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "queue.db"
+        with by_hand(path) as connection:
+            connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        before = path.read_bytes()
+
+        with pytest.raises(QueueError, match="newer relayd"):
+            await SqliteQueue.open(path, owner="this")
+
+        assert path.read_bytes() == before
+
+    async def test_a_corrupt_file_names_the_way_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "queue.db"
+        path.write_bytes(b"not a database " * 1000)
+
+        with pytest.raises(QueueError, match="relayd recover"):
+            await SqliteQueue.open(path, owner="this")
+
+    async def test_damage_that_shows_later_names_the_way_out_too(self, tmp_path: Path) -> None:
+        path = tmp_path / "queue.db"
+        queue = await SqliteQueue.open(path, owner="this")
+        await queue.add([a_message() for _ in range(200)])
+        await queue.close()
+        content = bytearray(path.read_bytes())
+        half = len(content) // 2
+        content[half:] = b"\xa5" * (len(content) - half)
+        path.write_bytes(content)
+
+        queue = await SqliteQueue.open(path, owner="this")
+        with pytest.raises(QueueError, match="relayd recover"):
+            assert [each async for each in queue.messages()]
+        await queue.close()
+
+    async def test_what_was_added_is_there_after_a_restart(self, tmp_path: Path) -> None:
+        message = a_message()
+        queue = await SqliteQueue.open(tmp_path / "queue.db", owner="first")
+        await queue.add([message])
+        await queue.close()
+
+        queue = await SqliteQueue.open(tmp_path / "queue.db", owner="second")
+
+        assert [each.message.id async for each in queue.messages()] == [message.id]
+        await queue.close()
+
+    async def test_a_closed_queue_says_so(self, tmp_path: Path) -> None:
+        queue = await SqliteQueue.open(tmp_path / "queue.db", owner="this")
+        await queue.close()
+
+        with pytest.raises(QueueError, match="closed"):
+            await queue.add([a_message()])
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        (leases.SELECT_DUE, 3),
+        (leases.SELECT_DUE_AT, 3),
+        (leases.SELECT_OLD, 2),
+        (leases.SELECT_NEXT, 1),
+        (leases.SELECT_WITHDRAWN, 0),
+        (leases.SELECT_WAITING, 1),
+        (notices.SELECT_LATE, 2),
+    ],
+)
+async def test_what_is_asked_often_never_reads_a_whole_table(
+    queue: SqliteQueue, tmp_path: Path, statement: str, parameters: int
+) -> None:
+    with by_hand(tmp_path / "queue.db") as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["1"] * parameters)]
+
+    steps = [step for step in plan if "recipients" in step or "messages" in step]
+    assert steps
+    assert all("INDEX" in step or "PRIMARY KEY" in step for step in steps), plan
+    assert not any(step in ("SCAN recipients", "SCAN messages") for step in steps), plan
+
+
+class TestTroubles:
+    async def test_after_an_io_error_it_reports_reopens_and_works(self, tmp_path: Path) -> None:
+        told: list[Event] = []
+        queue = await SqliteQueue.open(tmp_path / "queue.db", owner="this", events=told.append)
+        await queue.add([a_message()])
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        full = (tmp_path / "queue.db-wal").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))  # writes beyond fail, as on a full disk
+        try:
+            failed = await asyncio.gather(*(queue.add([a_message()]) for _ in range(3)), return_exceptions=True)
+            degraded = queue.degraded
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        await queue.add([a_message()])
+
+        assert all(isinstance(each, QueueError) for each in failed)
+        assert degraded
+        assert queue.degraded is None
+        assert [type(each) for each in told] == [Degraded, Restored]
+        assert len([each async for each in queue.messages()]) == 2
+        await queue.close()
+
+    async def test_a_job_that_is_wrong_takes_nobody_with_it(self, queue: SqliteQueue) -> None:
+        good, bad = a_message(), a_message(body=Body(size=2**80, wire_size=1, header_end=1))
+
+        results = await asyncio.gather(queue.add([good]), queue.add([bad]), return_exceptions=True)
+
+        assert results[0] is None
+        assert isinstance(results[1], OverflowError)
+        assert [each.message.id async for each in queue.messages()] == [good.id]
+        assert queue.degraded is None
+
+
+OPERATOR = """
+import asyncio, sys
+from datetime import datetime, UTC
+from pathlib import Path
+from relayd.spool.sqlite import SqliteQueue
+
+async def main(path, verb, *ids):
+    queue = await SqliteQueue.open(Path(path), owner=None)
+    if verb == "list":
+        print(*[each.message.id async for each in queue.messages()])
+    elif verb in ("hold", "release"):
+        print(await getattr(queue, verb)(ids))
+    else:
+        print(await getattr(queue, verb)(ids, datetime(2026, 11, 22, 12, tzinfo=UTC)))
+    await queue.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def operator(path: Path, verb: str, *ids: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OPERATOR, str(path), verb, *ids, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode().strip()
+
+
+class TestOtherProcesses:
+    async def test_operators_work_beside_a_running_daemon(self, queue: SqliteQueue, tmp_path: Path) -> None:
+        held, removed, flying = a_message(), a_message("b@two.example"), a_message("c@three.example")
+        await queue.add([held, removed, flying])
+        (delivery,) = await queue.claim(["three.example"], 10, NOW, until=NOW + HOUR)
+        path = tmp_path / "queue.db"
+
+        listed, *counts = await asyncio.gather(
+            operator(path, "list"), operator(path, "hold", held.id), operator(path, "remove", removed.id, flying.id)
+        )
+
+        assert len(listed.split()) in (2, 3)
+        assert counts == ["1", "2"]
+        assert await queue.claim(["one.example", "two.example"], 10, NOW, until=NOW + HOUR) == []
+        assert await queue.withdrawn() == {flying.id}
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW)])
+        assert isinstance(await queue.show(flying.id), HistoryRow)
+        shown = await queue.show(held.id)
+        assert isinstance(shown, Listed)
+        assert shown.hold_reason == "held by an operator"
+
+    async def test_they_claim_nothing_and_create_nothing(self, queue: SqliteQueue, tmp_path: Path) -> None:
+        other = await SqliteQueue.open(tmp_path / "queue.db", owner=None)
+
+        with pytest.raises(QueueError, match="only a daemon"):
+            await other.claim(["one.example"], 1, NOW, until=NOW)
+        await other.close()
+        with pytest.raises(QueueError, match="no queue"):
+            await SqliteQueue.open(tmp_path / "another.db", owner=None)
+        assert not (tmp_path / "another.db").exists()
