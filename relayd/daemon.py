@@ -30,7 +30,7 @@ from relayd.manager import RelayManager
 from relayd.observe.counters import Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
-from relayd.plugs import BodiesPort, EndOfDataPort, LedgerPort, NotificationsPort, Relayers
+from relayd.plugs import BodiesPort, InHandPort, LedgerPort, NotificationsPort, Relayers
 from relayd.relay.ports import Ports
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
@@ -128,7 +128,7 @@ class Daemon:
             addresses=self._router,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
-            ends=EndOfDataPort(spool.notes),
+            in_hand=InHandPort(spool.notes),
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
         self._relayers = Relayers(relay_settings(self._config, self._identity), ports, now)

@@ -99,11 +99,16 @@ class BodiesPort:
             raise FileNotFoundError(str(missing)) from missing
 
 
-class EndOfDataPort:
+class InHandPort:
     """The notes, as relayers see them."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
 
+    def beginning(self, delivery: Delivery) -> None:
+        """See relayd/relay/ports.py."""
+        self._notes.beginning(delivery.lease, delivery.id)
+
     def ending(self, delivery: Delivery) -> None:
+        """See relayd/relay/ports.py."""
         self._notes.ending(delivery.lease, delivery.id)

@@ -3,8 +3,9 @@
 What the loop calls (`received`, `left`, `lost`, `expired`) drives the engine to its next write at once, without a
 task being woken; the coroutine `run` only reads ahead and streams large bodies.
 
-Invariants: outcomes that are not durable yet are bounded by `max_unreported`; a delivery is noted (`ends`) before the
-octets that end it are written; every octet of a message that may be out of time is taken back by a reset.
+Invariants: outcomes that are not durable yet are bounded by `max_unreported`; a delivery is noted (`in_hand`) before
+its first octet and again before those that end it; every octet of a message that may be out of time is taken back by
+a reset.
 """
 
 from __future__ import annotations
@@ -129,12 +130,13 @@ class Exchange:
         self._report()
         while engine.room and (load := self._next()) is not None:
             load.begun = self._clock()
+            self._ports.in_hand.beginning(load.delivery)
             engine.start(load)
         if engine.over is not None:
             self._wire.reset()
         else:
             for delivery in engine.endings:
-                self._ports.ends.ending(delivery)
+                self._ports.in_hand.ending(delivery)
             if octets := engine.take():
                 self._wire.write(octets)
             self._expect()

@@ -48,12 +48,15 @@ class Bodies(Protocol):
         """
 
 
-class EndOfData(Protocol):
-    """Notes what may have left, so that the marks after a killed process are few."""
+class InHand(Protocol):
+    """Notes what is in hand and what may have left, so that the marks after a killed process are few and its cause is
+    found.  Both are cheap, do not block, and need not be synced."""
+
+    def beginning(self, delivery: Delivery) -> None:
+        """Note that this delivery is in hand from now on."""
 
     def ending(self, delivery: Delivery) -> None:
-        """Note that the octets that end this message are about to be written.  Cheap, does not block, need not be
-        synced."""
+        """Note that the octets that end this message are about to be written."""
 
 
 Withdrawn = Callable[[str], bool]  # whether an operator has held or removed the message of this id meanwhile
@@ -66,5 +69,5 @@ class Ports:
     addresses: AddressBook
     reports: Reports
     bodies: Bodies
-    ends: EndOfData
+    in_hand: InHand
     withdrawn: Withdrawn

@@ -1,25 +1,39 @@
-"""The cheap note before the end of a message leaves: which deliveries may have arrived, should this process die.
+"""The cheap notes of what a relayer does: which deliveries were begun, and whose end may have left, should we die.
 
-A line `lease id` is written, not synced, to a file of this start of the daemon just before the bytes that end a
-message.  The page cache outlives a killed process, so after that only what is noted is marked as a possible
-duplicate.  It does not outlive the machine: the first line is the boot's id, and notes of another boot are not
-believed.  The file is begun anew, with what is still in flight, when it has grown.
+Two lines a delivery, `begun lease id` and `ending lease id`, into a mapped file of this start of the daemon: no system
+call, no sync.  The page cache outlives a killed process, so after that only what was ending is marked as a possible
+duplicate, and only what was begun counts as having been in hand.  It does not outlive the machine: the first line is
+the boot's id, and notes of another boot are not believed.  The file's blocks are allocated when it is made, so that
+a full disk cannot make a note fail in the middle.  A full file is begun anew, with what is still in flight.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from relayd.mail.errors import QueueError
-from relayd.mail.settlement import Settlement
 
-MAX_SIZE = 4 * 1024 * 1024  # octets
+SIZE = 1024 * 1024  # octets
 PREFIX = "notes."
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+BEGUN, ENDING = "begun", "ending"
+
+Claimed = tuple[int, str]  # a lease's number and a message's id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """What earlier starts noted and cannot have settled since: what is ending was begun, too."""
+
+    begun: frozenset[Claimed] = frozenset()
+    ending: frozenset[Claimed] = frozenset()
 
 
 def boot_id() -> str:
@@ -31,15 +45,14 @@ def boot_id() -> str:
 
 
 class Notes:
-    """The notes of one start of the daemon.  In core it keeps what is noted and not settled."""
+    """The notes of one start of the daemon.  In core it keeps what is noted and not over."""
 
-    def __init__(self, path: Path, boot: str, *, max_size: int = MAX_SIZE) -> None:
+    def __init__(self, path: Path, boot: str, *, size: int = SIZE) -> None:
         self._path = path
         self._boot = boot
-        self._max_size = max_size
-        self._noted: set[tuple[int, str]] = set()
-        self._descriptor = -1
-        self._size = 0
+        self._size = size
+        self._in_hand: dict[Claimed, str] = {}
+        self._file: mmap.mmap | None = None
         self._begin()
 
     @classmethod
@@ -47,62 +60,78 @@ class Notes:
         """Begin the notes of a start of the daemon in `directory`."""
         return cls(directory / f"{PREFIX}{owner}", boot_id())
 
+    def beginning(self, lease: int, message_id: str) -> None:
+        """Note that a delivery is in hand from now on.
+
+        Raises:
+            QueueError: it could not be written.
+        """
+        self._note(BEGUN, lease, message_id)
+
     def ending(self, lease: int, message_id: str) -> None:
         """Note that the end of a message is about to leave.
 
         Raises:
             QueueError: it could not be written; then the end must not leave either.
         """
-        self._noted.add((lease, message_id))
-        self._append(f"{lease} {message_id}\n".encode())
-        if self._size > self._max_size:
-            self._begin()
+        self._note(ENDING, lease, message_id)
 
-    def settled(self, settlements: Sequence[Settlement]) -> None:
-        """Forget what is durably settled."""
-        self._noted.difference_update((each.delivery.lease, each.delivery.id) for each in settlements)
+    def over(self, claimed: Iterable[Claimed]) -> None:
+        """Forget what is durably settled, or given back."""
+        for each in claimed:
+            self._in_hand.pop(each, None)
 
     def close(self) -> None:
         """Stop writing.  The file stays for the next start, which removes it."""
-        os.close(self._descriptor)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _append(self, line: bytes) -> None:
-        try:
-            written = os.write(self._descriptor, line)
-        except OSError as error:
-            raise QueueError(f"{self._path}: {error.strerror}") from error
-        if written < len(line):
-            raise QueueError(f"{self._path}: the disk is full")
-        self._size += written
+    def _note(self, what: str, lease: int, message_id: str) -> None:
+        self._in_hand[lease, message_id] = what
+        line = f"{what} {lease} {message_id}\n".encode()
+        if self._file is None or self._file.tell() + len(line) > self._size:
+            self._begin()  # which writes all that is in hand
+        else:
+            self._file.write(line)
 
     def _begin(self) -> None:
         """Write a new file beside the old one and put it in its place, so that there is a whole one at any time."""
-        lines = [self._boot, *(f"{lease} {message_id}" for lease, message_id in sorted(self._noted))]
+        lines = [self._boot, *(f"{what} {lease} {each}" for (lease, each), what in self._in_hand.items())]
         content = "".join(f"{line}\n" for line in lines).encode()
+        # What is in hand alone must not make every note begin a new file.
+        self._size = max(self._size, 4 * len(content))
         beside = self._path.with_name(f".{self._path.name}")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        previous, self._descriptor = self._descriptor, descriptor
-        self._size = 0
         try:
-            self._append(content)
+            file = _allocated(beside, self._size)
+            file.write(content)
             os.rename(beside, self._path)
-        except (OSError, QueueError):
-            os.close(descriptor)
-            self._descriptor = previous
-            raise
-        # What is in flight alone must not make every note begin a new file.
-        self._max_size = max(self._max_size, 4 * self._size)
-        if previous >= 0:
-            os.close(previous)
+        except OSError as error:
+            raise QueueError(f"{self._path}: {error.strerror}") from error
+        self.close()
+        self._file = file
 
 
-def read(path: Path, boot: str) -> frozenset[tuple[int, str]] | None:
-    """Return the (lease, message id) that a file notes, None if it is not of this boot and so not to be believed."""
-    first, *lines = path.read_text("ascii", "replace").splitlines() or [""]
+def _allocated(path: Path, size: int) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, boot: str) -> Noted | None:
+    """Return what a file notes, None if it is not of this boot and so not to be believed."""
+    first, *lines = path.read_bytes().partition(b"\0")[0].decode("ascii", "replace").split("\n")
     if first != boot:
         return None
-    noted = (line.partition(" ") for line in lines)
-    return frozenset((int(lease), message_id) for lease, _, message_id in noted if lease.isdigit())
+    begun, ending = set(), set()
+    for what, lease, message_id in (line.split(" ") for line in lines if line.count(" ") == 2):
+        begun.add((int(lease), message_id))
+        if what == ENDING:
+            ending.add((int(lease), message_id))
+    return Noted(begun=frozenset(begun), ending=frozenset(ending))
 
 
 def earlier(directory: Path) -> list[Path]:
@@ -110,10 +139,13 @@ def earlier(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{PREFIX}*") if path.is_file())
 
 
-def noted_by(paths: Collection[Path], boot: str) -> Callable[[int, str], bool] | None:
-    """Return what earlier starts noted, as a predicate of lease and message id; None if that cannot be known."""
-    read_notes = [read(path, boot) for path in paths if path.name.startswith(PREFIX)]
-    if not read_notes or None in read_notes:
+def noted_by(paths: Collection[Path], boot: str) -> Noted | None:
+    """Return what earlier starts noted, None if that cannot be known."""
+    found = [read(path, boot) for path in paths if path.name.startswith(PREFIX)]
+    known = [each for each in found if each is not None]
+    if not found or len(known) < len(found):
         return None
-    noted = frozenset[tuple[int, str]]().union(*(each for each in read_notes if each is not None))
-    return lambda lease, message_id: (lease, message_id) in noted
+    return Noted(
+        begun=frozenset().union(*(each.begun for each in known)),
+        ending=frozenset().union(*(each.ending for each in known)),
+    )

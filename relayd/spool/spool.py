@@ -78,7 +78,7 @@ class Spool:
             earlier = noting.earlier(root / "queue")
             noted = noting.noted_by(earlier, noting.boot_id())
             notes = Notes.open(root / "queue", owner)
-            queue = await SqliteQueue.open(root / "queue.db", owner=owner, events=events, settled=notes.settled)
+            queue = await SqliteQueue.open(root / "queue.db", owner=owner, events=events, over=notes.over)
             taken_over = await queue.take_over(now, noted)
         except BaseException:
             if queue is not None:

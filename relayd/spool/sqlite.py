@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from relayd.mail.settlement import Notice, Settlement
 from relayd.spool import arrivals, history, leases, notices, operators, settling, takeover
 from relayd.spool.connection import Link, check, migrate
 from relayd.spool.database import Database, Job
+from relayd.spool.notes import Claimed, Noted
 from relayd.spool.queue import Due, HistoryRow, Listed, SiteRow
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
@@ -46,11 +47,11 @@ class SqliteQueue:
         path: Path,
         owner: str | None,
         events: Events,
-        settled: Callable[[Sequence[Settlement]], None],
+        over: Callable[[Iterable[Claimed]], None],
         new_notice_id: Callable[[], str],
     ) -> None:
         self._owner = owner
-        self._settled = settled
+        self._over = over
         self._new_id = new_notice_id
         self._changes = Link(path, read_only=False, events=events)
         self._looks = Link(path, read_only=True, events=_ignore)
@@ -63,17 +64,17 @@ class SqliteQueue:
         *,
         owner: str | None,
         events: Events = _ignore,
-        settled: Callable[[Sequence[Settlement]], None] = _ignore,
+        over: Callable[[Iterable[Claimed]], None] = _ignore,
         new_notice_id: Callable[[], str] = lambda: new_id(datetime.now(UTC)),
     ) -> Self:
         """Open the queue at `path`; a daemon creates it where there is none, and migrates it.
 
-        `settled` is told of settlements once they are durable.
+        `over` is told of claims that were durably settled or given back.
 
         Raises:
             QueueError: none there, of a newer version (it is left alone), or corrupt.
         """
-        queue = cls(path, owner, events, settled, new_notice_id)
+        queue = cls(path, owner, events, over, new_notice_id)
         try:
             if owner is not None:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -145,7 +146,7 @@ class SqliteQueue:
         """Return those of the ids that a notification will have."""
         return await self._look(lambda db: arrivals.owed(db, message_ids))
 
-    async def take_over(self, now: datetime, noted: Callable[[int, str], bool] | None) -> TakenOver:
+    async def take_over(self, now: datetime, noted: Noted | None) -> TakenOver:
         """End what older owners left in flight: see takeover.py.  Only under the spool's lock."""
         owner = self._owner
         if owner is None:
@@ -176,11 +177,12 @@ class SqliteQueue:
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
             await self._change(lambda db: leases.give_back(db, deliveries))
+            self._over((each.lease, each.id) for each in deliveries)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if settlements:
             await self._change(lambda db: settling.settle(db, settlements, self._new_id))
-            self._settled(settlements)
+            self._over((each.delivery.lease, each.delivery.id) for each in settlements)
 
     async def next_due(self, now: datetime) -> datetime | None:
         return await self._look(lambda db: leases.next_due(db, now))

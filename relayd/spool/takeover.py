@@ -2,18 +2,19 @@
 
 A job on a `Database`.  The flock on the spool proves that every other owner is dead, so their leases end at once.
 Only what may have left is marked as a possible duplicate: what the notes name, or everything after a power cut, which
-notes do not survive.  A message in hand when the daemon died three times in a row is held: it may be the cause.  A
-power cut or an orderly stop is not a death.
+notes do not survive.  A message that was begun, not merely claimed, when the daemon died three times in a row is
+held: it may be the cause.  A power cut or an orderly stop is not a death.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 from relayd.spool.database import AMONG, Database, as_set
 from relayd.spool.leases import finish_removals
+from relayd.spool.notes import Claimed, Noted
 from relayd.spool.operators import hold
 from relayd.spool.rows import microseconds
 
@@ -29,10 +30,10 @@ class TakenOver:
     held: tuple[tuple[str, int], ...] = ()
 
 
-def take_over(db: Database, owner: str, now: datetime, noted: Callable[[int, str], bool] | None) -> TakenOver:
+def take_over(db: Database, owner: str, now: datetime, noted: Noted | None) -> TakenOver:
     """End the leases of all owners but `owner`.
 
-    `noted(lease, message id)` tells whether the end of that delivery may have left; None: nobody knows.
+    `noted` tells which deliveries were begun, and of which the end may have left; None: nobody knows.
     """
     leases = {row[0]: bool(row[1]) for row in db.execute("SELECT id, left FROM leases WHERE owner <> ?", (owner,))}
     rows = db.execute(
@@ -40,7 +41,7 @@ def take_over(db: Database, owner: str, now: datetime, noted: Callable[[int, str
         f" WHERE lease {AMONG}",
         (as_set(leases),),
     ).fetchall()
-    sent = [row for row in rows if noted is None or noted(row[2], row[0])]
+    sent = [row for row in rows if noted is None or (row[2], row[0]) in noted.ending]
     db.executemany(
         "UPDATE recipients SET status = 'deferred', due = ?, reply = ?, possible_duplicate = 1"
         " WHERE message = ? AND number = ? AND status IN ('queued', 'deferred')",
@@ -49,7 +50,8 @@ def take_over(db: Database, owner: str, now: datetime, noted: Callable[[int, str
     db.execute(f"UPDATE recipients SET lease = NULL WHERE lease {AMONG}", (as_set(leases),))
     db.execute("DELETE FROM leases WHERE owner <> ?", (owner,))
     finish_removals(db, {row[0] for row in rows if row[4]}, now)
-    in_hand = {row[0] for row in rows if not leases[row[2]]} if noted is not None else set()
+    begun = noted.begun if noted else frozenset[Claimed]()
+    in_hand = {row[0] for row in rows if (row[2], row[0]) in begun and not leases[row[2]]}
     return TakenOver(marked=tuple((row[0], row[3]) for row in sent), held=_count_deaths(db, in_hand))
 
 

@@ -1,33 +1,40 @@
-"""The cheap note before the end of a message."""
+"""The notes: cheap, whole after a kill, not believed after a power cut."""
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 from pathlib import Path
 
 import pytest
 
-from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
-from relayd.mail.message import Body
-from relayd.mail.settlement import Settlement
-from relayd.spool.notes import Notes, boot_id, earlier, noted_by, read
-from tests.spool.mail import NOW
-
-
-def a_settlement(lease: int, message_id: str) -> Settlement:
-    body = Body(size=1, wire_size=1, header_end=1)
-    delivery = Delivery(id=message_id, reverse_path=None, recipients=(), body=body, arrived=NOW, lease=lease)
-    return Settlement(delivery=delivery, recipients=())
+from relayd.spool.notes import Noted, Notes, boot_id, earlier, noted_by, read
 
 
 def test_what_was_noted_is_read_back(tmp_path: Path) -> None:
     notes = Notes.open(tmp_path, "owner")
+    notes.beginning(7, "A")
+    notes.beginning(8, "B")
     notes.ending(7, "A")
-    notes.ending(8, "B")
     notes.close()
 
-    assert read(tmp_path / "notes.owner", boot_id()) == frozenset({(7, "A"), (8, "B")})
+    assert read(tmp_path / "notes.owner", boot_id()) == Noted(
+        begun=frozenset({(7, "A"), (8, "B")}), ending=frozenset({(7, "A")})
+    )
+
+
+def test_notes_survive_a_kill(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        notes = Notes.open(tmp_path, "owner")
+        notes.beginning(7, "A")
+        notes.ending(7, "A")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    assert noted_by(earlier(tmp_path), boot_id()) == Noted(begun=frozenset({(7, "A")}), ending=frozenset({(7, "A")}))
 
 
 def test_notes_of_another_boot_are_not_believed(tmp_path: Path) -> None:
@@ -42,49 +49,54 @@ def test_where_there_are_no_notes_nobody_knows(tmp_path: Path) -> None:
     assert noted_by(earlier(tmp_path), boot_id()) is None
 
 
-def test_a_grown_file_is_begun_anew_with_what_is_in_flight(tmp_path: Path) -> None:
-    notes = Notes(tmp_path / "notes.owner", "boot", max_size=1_000)
-    notes.ending(1, "in flight")
+def test_a_full_file_is_begun_anew_with_what_is_in_hand(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.owner", "boot", size=1_000)
+    notes.beginning(1, "in-hand")
+    notes.ending(1, "in-hand")
     for lease in range(2, 2_000):
-        notes.ending(lease, "over")
-        notes.settled([a_settlement(lease, "over")])
+        notes.beginning(lease, "over")
+        notes.over([(lease, "over")])
 
     noted = read(tmp_path / "notes.owner", "boot")
     notes.close()
 
     assert noted is not None
-    assert (1, "in flight") in noted
-    assert len(noted) < 200
-    assert (tmp_path / "notes.owner").stat().st_size < 1_100
+    assert (1, "in-hand") in noted.ending
+    assert len(noted.begun) < 200
+    assert (tmp_path / "notes.owner").stat().st_size == 1_000
     assert earlier(tmp_path) == [tmp_path / "notes.owner"]
 
 
-def test_all_that_is_in_flight_survives_a_new_beginning(tmp_path: Path) -> None:
-    notes = Notes(tmp_path / "notes.owner", "boot", max_size=100)
+def test_all_that_is_in_hand_survives_a_new_beginning(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.owner", "boot", size=100)
     for lease in range(500):
-        notes.ending(lease, "A")
+        notes.beginning(lease, "A")
     notes.close()
 
-    assert read(tmp_path / "notes.owner", "boot") == frozenset((lease, "A") for lease in range(500))
+    noted = read(tmp_path / "notes.owner", "boot")
+    assert noted is not None
+    assert noted.begun == frozenset((lease, "A") for lease in range(500))
+    assert not noted.ending
 
 
 def test_a_torn_last_line_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "notes.owner").write_text("boot\n1 A\n12")
+    (tmp_path / "notes.owner").write_bytes(b"boot\nending 1 A\nending 12\0\0\0")
 
     noted = noted_by(earlier(tmp_path), "boot")
 
-    assert noted is not None
-    assert noted(1, "A")
-    assert not noted(12, "A")
+    assert noted == Noted(begun=frozenset({(1, "A")}), ending=frozenset({(1, "A")}))
 
 
-def test_where_it_cannot_be_written_the_end_must_not_leave(tmp_path: Path) -> None:
-    notes = Notes.open(tmp_path, "owner")
+def test_where_there_is_no_room_the_end_must_not_leave(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.owner", "boot", size=24)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
+        notes.ending(1, "A")
         with pytest.raises(QueueError):
-            notes.ending(1, "A")
+            notes.ending(2, "A" * 20)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
     notes.close()

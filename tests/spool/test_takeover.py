@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from relayd.mail.recipient import Status
+from relayd.spool.notes import Noted
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.sqlite import SqliteQueue
 from relayd.spool.takeover import TakenOver
 from tests.spool.mail import HOUR, NOW, a_message, settled
 
-
-def nothing_noted(lease: int, message_id: str) -> bool:
-    return False
+NOTHING = Noted()
 
 
 async def start(directory: Path, owner: str) -> SqliteQueue:
@@ -34,7 +33,7 @@ async def test_only_what_was_noted_is_marked_and_all_is_due_again(tmp_path: Path
     await die(first)
     second = await start(tmp_path, "second")
 
-    taken = await second.take_over(NOW, lambda number, message_id: (number, message_id) == (lease, sent.id))
+    taken = await second.take_over(NOW, Noted(ending=frozenset({(lease, sent.id)})))
     again = await second.claim(["one.example"], 10, NOW, until=NOW + HOUR)
 
     assert taken == TakenOver(marked=((sent.id, "a@one.example"),))
@@ -76,15 +75,16 @@ async def test_a_mark_stays_when_the_message_is_delivered(tmp_path: Path) -> Non
 
 
 async def test_a_message_in_hand_at_three_deaths_is_held_and_says_why(tmp_path: Path) -> None:
-    message = a_message()
+    message, claimed_only = a_message(), a_message()
     queue = await start(tmp_path, "0")
-    await queue.add([message])
+    await queue.add([message, claimed_only])
     held = []
     for death in range(1, 4):
-        await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        (delivery, _) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         await die(queue)
         queue = await start(tmp_path, str(death))
-        held.append((await queue.take_over(NOW, nothing_noted)).held)
+        begun = Noted(begun=frozenset({(delivery.lease, message.id)}))
+        held.append((await queue.take_over(NOW, begun)).held)
 
     shown = await queue.show(message.id)
 
@@ -101,10 +101,11 @@ async def test_an_attempt_that_settles_starts_the_count_anew(tmp_path: Path) -> 
     for death in range(1, 6):
         (delivery,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         await queue.settle([settled(delivery, Status.DEFERRED, due=NOW)])
-        await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        (again,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         await die(queue)
         queue = await start(tmp_path, str(death))
-        assert (await queue.take_over(NOW, nothing_noted)).held == ()
+        begun = Noted(begun=frozenset({(again.lease, again.id)}))
+        assert (await queue.take_over(NOW, begun)).held == ()
     await queue.close()
 
 
@@ -112,10 +113,11 @@ async def test_an_orderly_stop_is_not_a_death(tmp_path: Path) -> None:
     queue = await start(tmp_path, "0")
     await queue.add([a_message()])
     for stop in range(1, 6):
-        assert len(await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)) == 1
+        (delivery,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         await queue.close()
         queue = await start(tmp_path, str(stop))
-        assert (await queue.take_over(NOW, nothing_noted)).held == ()
+        begun = Noted(begun=frozenset({(delivery.lease, delivery.id)}))
+        assert (await queue.take_over(NOW, begun)).held == ()
     await queue.close()
 
 
@@ -128,7 +130,7 @@ async def test_what_was_removed_in_flight_is_removed(tmp_path: Path) -> None:
     await die(first)
     second = await start(tmp_path, "second")
 
-    await second.take_over(NOW, nothing_noted)
+    await second.take_over(NOW, NOTHING)
 
     shown = await second.show(message.id)
     assert isinstance(shown, HistoryRow)

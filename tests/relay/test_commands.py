@@ -1,0 +1,63 @@
+"""The commands of a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.mail.address import Address
+from relayd.mail.recipient import Notify, Recipient
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.commands import UnsafeCommand, line, mail, rcpt
+from tests.relay.kit import a_body, a_delivery
+
+EVERYTHING = Capabilities(size_declared=True, eight_bit_mime=True, smtputf8=True, dsn=True)
+
+
+def test_mail_has_every_parameter_that_is_needed_and_offered() -> None:
+    delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
+    assert mail(delivery, EVERYTHING, utf8=True) == (
+        b"MAIL FROM:<sender@example.com> SIZE=4 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=42\r\n"
+    )
+
+
+def test_mail_has_no_parameter_that_is_not_offered() -> None:
+    delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
+    assert mail(delivery, Capabilities(), utf8=False) == b"MAIL FROM:<sender@example.com>\r\n"
+
+
+def test_the_null_path_stays_null() -> None:
+    assert mail(a_delivery(sender=None), Capabilities(), utf8=False) == b"MAIL FROM:<>\r\n"
+
+
+def test_rcpt_carries_notify_and_orcpt_only_where_dsn_is_offered() -> None:
+    one = Recipient(
+        number=0,
+        address=Address.parse("ann@example.org"),
+        notify=Notify.SUCCESS | Notify.DELAY,
+        orcpt="rfc822;ann+2B@example.org",
+    )
+    assert rcpt(one, EVERYTHING, utf8=False) == (
+        b"RCPT TO:<ann@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;ann+2B@example.org\r\n"
+    )
+    assert rcpt(one, Capabilities(), utf8=False) == b"RCPT TO:<ann@example.org>\r\n"
+
+
+def test_a_line_end_in_a_parameter_never_becomes_a_command() -> None:
+    delivery = replace(a_delivery(), envid="x\r\nRCPT TO:<evil@example.org>")
+    with pytest.raises(UnsafeCommand):
+        mail(delivery, EVERYTHING, utf8=False)
+
+
+@given(st.text(max_size=40), st.booleans())
+def test_whatever_goes_in_a_command_is_one_line(text: str, utf8: bool) -> None:
+    try:
+        octets = line(text, utf8=utf8)
+    except UnsafeCommand:
+        return
+    assert octets.endswith(b"\r\n")
+    assert not any(octet < 32 or octet == 127 for octet in octets[:-2])
+    assert utf8 or octets.isascii()

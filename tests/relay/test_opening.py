@@ -1,0 +1,170 @@
+"""EHLO, STARTTLS and AUTH, played (RFC.md R9, R19, R20)."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.route import Credentials, Site, TlsPolicy
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.opening import Opened, opening
+from relayd.relay.saying import Encrypt, TlsFailed
+from tests.relay.kit import a_site
+
+SECRET = Credentials(username="relay", password="hunter2")
+EHLO = "EHLO relay.example.org"
+WITH_TLS = "250-mx\n250 STARTTLS"
+
+
+def talk(
+    site: Site, *replies: str, encrypted: bool = False, starttls: bool = True
+) -> tuple[list[str], Opened | Deferred | TlsFailed | None]:
+    """Play an opening; return what was said (`TLS` for the handshake) and how it ended, None if it did not."""
+    said: list[str] = []
+    left = [parsed(reply) for reply in replies]
+    steps = opening("relay.example.org", site, encrypted=encrypted, starttls=starttls)
+    try:
+        step = next(steps)
+        while True:
+            said.append("TLS" if isinstance(step, Encrypt) else step.octets.decode().removesuffix("\r\n"))
+            if isinstance(step, Encrypt):
+                step = steps.send(Reply(220))
+            elif left:
+                step = steps.send(left.pop(0))
+            else:
+                return said, None
+    except StopIteration as stop:
+        assert not left
+        result: Opened | Deferred | TlsFailed = stop.value
+        return said, result
+
+
+def parsed(text: str) -> Reply:
+    lines = text.split("\n")
+    return Reply.parse(int(lines[0][:3]), "\n".join(line[4:] for line in lines))
+
+
+def site(tls: TlsPolicy = TlsPolicy.NONE, credentials: Credentials | None = None, configured: bool = False) -> Site:
+    return a_site(25, tls=tls, credentials=credentials, configured=configured)
+
+
+def test_ehlo_tells_what_the_server_offers() -> None:
+    assert talk(site(), "250-mx\n250 PIPELINING") == ([EHLO], Opened(Capabilities(pipelining=True), False))
+
+
+@pytest.mark.parametrize("code", [500, 501, 502, 504, 550])
+def test_helo_follows_where_ehlo_is_refused_for_good(code: int) -> None:
+    said, result = talk(site(), f"{code} what", "250-mx\n250 PIPELINING")
+    assert said == [EHLO, "HELO relay.example.org"]
+    assert result == Opened(Capabilities(), False)
+
+
+@pytest.mark.parametrize("code", [421, 450, 451])
+def test_helo_does_not_follow_where_ehlo_is_refused_for_now(code: int) -> None:
+    assert talk(site(), f"{code} later") == ([EHLO], Deferred(Reply(code, "later"), Scope.HOST))
+
+
+def test_a_reply_of_the_wrong_class_to_ehlo_is_a_protocol_error() -> None:
+    _, result = talk(site(), "354 what")
+    assert isinstance(result, Deferred)
+    assert result.scope is Scope.HOST
+
+
+@pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRE, TlsPolicy.VERIFY])
+def test_ehlo_is_said_again_after_tls_and_what_was_offered_before_is_forgotten(policy: TlsPolicy) -> None:
+    said, result = talk(site(policy), "250-mx\n250-STARTTLS\n250 SIZE 1", "220 go", "250-mx\n250 STARTTLS")
+    assert said == [EHLO, "STARTTLS", "TLS", EHLO]
+    assert result == Opened(Capabilities(starttls=True), True)
+
+
+def test_tls_is_never_begun_under_none_nor_where_it_is_there_already() -> None:
+    assert talk(site(), WITH_TLS)[0] == [EHLO]
+    assert talk(site(TlsPolicy.REQUIRE), WITH_TLS, encrypted=True) == (
+        [EHLO],
+        Opened(Capabilities(starttls=True), True),
+    )
+
+
+@pytest.mark.parametrize("code", [454, 500, 501, 502, 550])
+def test_opportunistic_goes_on_in_clear_where_starttls_is_refused(code: int) -> None:
+    said, result = talk(site(TlsPolicy.OPPORTUNISTIC), WITH_TLS, f"{code} no")
+    assert said == [EHLO, "STARTTLS"]
+    assert result == Opened(Capabilities(starttls=True), False)
+
+
+@pytest.mark.parametrize("code", [250, 354])
+@pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRE])
+def test_a_reply_to_starttls_that_is_neither_yes_nor_no_spoils_the_connection(policy: TlsPolicy, code: int) -> None:
+    assert isinstance(talk(site(policy), WITH_TLS, f"{code} hm")[1], TlsFailed)
+
+
+@pytest.mark.parametrize("policy", [TlsPolicy.REQUIRE, TlsPolicy.VERIFY])
+@pytest.mark.parametrize(
+    "replies", [["250 mx"], [WITH_TLS, "454 no"], [WITH_TLS, "502 no"], ["502 no EHLO", "250 mx"], [WITH_TLS, "421 no"]]
+)
+def test_where_tls_is_required_there_is_no_other_way_in(policy: TlsPolicy, replies: list[str]) -> None:
+    result = talk(site(policy), *replies)[1]
+    assert isinstance(result, Deferred)
+    assert result.scope is Scope.HOST
+
+
+def test_what_failed_before_is_not_tried_again_and_never_lets_a_required_policy_through() -> None:
+    assert talk(site(TlsPolicy.OPPORTUNISTIC), WITH_TLS, starttls=False)[0] == [EHLO]
+    assert isinstance(talk(site(TlsPolicy.REQUIRE), WITH_TLS, starttls=False)[1], Deferred)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+class TestAuth:
+    """RFC 4954."""
+
+    def test_plain_is_one_command(self) -> None:
+        said, result = talk(site(TlsPolicy.VERIFY, SECRET), "250-mx\n250 AUTH LOGIN PLAIN", "235 ok", encrypted=True)
+        assert said[1:] == ["AUTH PLAIN " + b64("\0relay\0hunter2")]
+        assert isinstance(result, Opened)
+
+    def test_login_answers_two_questions(self) -> None:
+        replies = ["250-mx\n250 AUTH LOGIN", "334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 ok"]
+        said, result = talk(site(TlsPolicy.VERIFY, SECRET), *replies, encrypted=True)
+        assert said[1:] == ["AUTH LOGIN", b64("relay"), b64("hunter2")]
+        assert isinstance(result, Opened)
+
+    def test_cram_md5_never_says_the_password(self) -> None:
+        challenge = b64("<1896.697170952@postoffice.example.net>")
+        replies = ["250-mx\n250 AUTH CRAM-MD5", f"334 {challenge}", "235 ok"]
+        said, result = talk(
+            site(TlsPolicy.VERIFY, Credentials(username="tim", password="tanstaaftanstaaf")), *replies, encrypted=True
+        )
+        assert said[2] == b64("tim 3dbc88f0624776a737b39093f6eb6427")
+        assert isinstance(result, Opened)
+
+    def test_cram_md5_is_preferred_where_the_operator_said_no_tls(self) -> None:
+        said, _ = talk(site(TlsPolicy.NONE, SECRET, configured=True), "250-mx\n250 AUTH PLAIN CRAM-MD5", "500 no")
+        assert said[1] == "AUTH CRAM-MD5"
+
+    @pytest.mark.parametrize("replies", [["535 5.7.8 no"], ["454 4.7.0 later"], ["334 more"], ["334 more", "334 more"]])
+    def test_a_failure_is_the_hosts(self, replies: list[str]) -> None:
+        plain = "250-mx\n250 AUTH PLAIN"
+        result = talk(site(TlsPolicy.VERIFY, SECRET), plain, replies[0], encrypted=True)[1]
+        assert isinstance(result, Deferred)
+        assert (result.scope, result.dsn) == (Scope.HOST, EnhancedStatus(4, 7, 8))
+
+    def test_a_challenge_that_is_none_is_the_hosts_failure(self) -> None:
+        result = talk(site(TlsPolicy.VERIFY, SECRET), "250-mx\n250 AUTH CRAM-MD5", "334 a", encrypted=True)[1]
+        assert isinstance(result, Deferred)
+
+    @pytest.mark.parametrize("ehlo", ["250 mx", "250-mx\n250 AUTH GSSAPI"])
+    def test_without_a_mechanism_there_is_no_mail(self, ehlo: str) -> None:
+        result = talk(site(TlsPolicy.VERIFY, SECRET), ehlo, encrypted=True)[1]
+        assert isinstance(result, Deferred)
+        assert result.dsn.category == 4
+
+    def test_a_password_does_not_go_over_clear_text_unasked(self) -> None:
+        said, result = talk(site(TlsPolicy.OPPORTUNISTIC, SECRET, configured=True), "250-mx\n250 AUTH PLAIN")
+        assert said == [EHLO]
+        assert isinstance(result, Deferred)
