@@ -40,15 +40,16 @@ def authentication(
             f"the route has a password, and the server offers no AUTH that we speak ({names})", _UNAVAILABLE
         )
     answers = _answers(mechanism, credentials)
-    reply = yield Say(b"AUTH " + next(answers) + b"\r\n")
+    name = f"AUTH {mechanism}"
+    reply = yield Say(b"AUTH " + next(answers) + b"\r\n", name)
     try:
         while reply.code == _CONTINUE:
-            reply = yield Say(answers.send(reply.text.strip()) + b"\r\n")
+            reply = yield Say(answers.send(reply.text.strip()) + b"\r\n", name)
     except (StopIteration, SessionError):
-        return _deferred(f"AUTH {mechanism}: the server asks for more than the mechanism has: {reply}", _REFUSED)
+        return _deferred(f"{name}: the server asks for more than the mechanism has: {reply}", _REFUSED)
     if reply.positive:
         return None
-    return Deferred(reply, Scope.HOST, reason=f"AUTH {mechanism}: {reply}", status=_REFUSED)
+    return Deferred(reply, Scope.HOST, reason=f"{name}: {reply}", status=_REFUSED)
 
 
 def _answers(mechanism: str, credentials: Credentials) -> Generator[bytes, str, None]:

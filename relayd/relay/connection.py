@@ -29,7 +29,7 @@ from relayd.relay.commands import QUIT
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
 
-_NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
+NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
 _LOST = EnhancedStatus(4, 4, 2)
 _PROTOCOL = EnhancedStatus(4, 5, 0)
 
@@ -92,7 +92,10 @@ def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, timeouts: Timeouts)
 async def _connected(target: Target, dialling: Dialling) -> socket.socket:
     version = ipaddress.ip_address(target.address).version
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # a kernel without IPv6: the next address may do
+        raise ConnectionFailed(_unreachable(target, error), status=NO_ANSWER) from None
     patience = dialling.timeouts.connect.total_seconds()
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each write waits for an acknowledgement
@@ -102,15 +105,18 @@ async def _connected(target: Target, dialling: Dialling) -> socket.socket:
             await asyncio.get_running_loop().sock_connect(sock, (target.address, target.host.port))
     except TimeoutError:
         sock.close()
-        raise ConnectionFailed(f"no connection to {target} in {patience:g} s", status=_NO_ANSWER) from None
+        raise ConnectionFailed(f"no connection to {target} in {patience:g} s", status=NO_ANSWER) from None
     except OSError as error:
         sock.close()
-        reason = f"no connection to {target}: {os.strerror(error.errno) if error.errno else error}"
-        raise ConnectionFailed(reason, status=_NO_ANSWER) from None
+        raise ConnectionFailed(_unreachable(target, error), status=NO_ANSWER) from None
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _unreachable(target: Target, error: OSError) -> str:
+    return f"no connection to {target}: {os.strerror(error.errno) if error.errno else error}"
 
 
 def _source(addresses: Sequence[str], version: int) -> str:

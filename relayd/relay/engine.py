@@ -180,7 +180,8 @@ class Engine:
     def _close(self, transaction: Transaction, reply: Reply) -> None:
         if not transaction.hollow:
             transaction.settle(verdict(reply))
-            self._failed = not reply.positive
+        # RFC.md R21: a transaction that took nobody is followed by RSET, whatever its lone dot was answered with.
+        self._failed = transaction.hollow or not reply.positive
         self._settled_by_server(transaction)
 
     def _unasked(self, reply: Reply, unsent: int) -> None:
@@ -188,7 +189,9 @@ class Engine:
         if reply.code == 421:
             self._break_off(Deferred(reply, Scope.HOST), unsent, transaction)
         elif self.streaming is not None and transaction is not None and (reply.transient or reply.permanent):
-            self.streaming = self._open = None
+            self.streaming = None
+            transaction.settle_refusals()
+            self._continue(transaction.load)
             self._close(transaction, reply)
             self._break_off(Deferred(reply, Scope.HOST, reason="refused before its end"), unsent, None)
         else:

@@ -58,9 +58,14 @@ class Entrance:
         """Connect and open the conversation.
 
         Where TLS fails and the policy allows clear text, once more on a new connection: what was half encrypted is
-        not to be trusted with either.
+        not to be trusted with either.  A password does not go over clear text, so for a route that has one clear text
+        is no way in, and a failed handshake nothing to remember.
         """
-        optional = self._site.tls is TlsPolicy.OPPORTUNISTIC and not self._target.host.implicit_tls
+        optional = (
+            self._site.tls is TlsPolicy.OPPORTUNISTIC
+            and self._site.credentials is None
+            and not self._target.host.implicit_tls
+        )
         starttls = not (optional and self._memory.fails(self._target, self._clock()))
         result = await self._try(starttls=starttls)
         if isinstance(result, TlsFailed) and optional:
@@ -104,7 +109,7 @@ class Entrance:
                 else:
                     starting = step.patience is Patience.STARTTLS
                     in_tls = in_tls or starting
-                    reply = await wire.ask(step.octets, timeouts.starttls if starting else timeouts.ehlo)
+                    reply = await wire.ask(step.octets, step.name, timeouts.starttls if starting else timeouts.ehlo)
                     in_tls = starting
                 step = talk.send(reply)
         except StopIteration as stop:

@@ -45,6 +45,7 @@ class Exchange:
         self.engine = engine
         self._withdrawn = withdrawn  # where those go that an operator took back
         self.stopping = False
+        self.our_fault = False  # the connection was left because of a file of ours
         self._wire = wire
         self._stock = stock
         self._reporter = reporter
@@ -175,8 +176,8 @@ class Exchange:
         if self.engine.over is None:
             outcome = Deferred(scope=Scope.HOST, reason=reason, status=_LOST)
             self.engine.break_off(outcome, self._wire.unsent)
-            self._wire.reset()
             self._guard(self._report)
+        self._wire.reset()
         self._wake.set()
 
     def _guard(self, call: Callable[..., None], *arguments: object) -> None:
@@ -203,7 +204,8 @@ class Exchange:
                 engine.body(encoder.feed(chunk))
                 await self._send()
         except OSError as error:
-            self._unsendable(load, unreadable(error))
+            if self._streams(load):
+                self._unsendable(load, unreadable(error))
         else:
             if not self._streams(load):
                 return
@@ -231,6 +233,7 @@ class Exchange:
 
     def _unsendable(self, load: Load, outcome: Deferred) -> None:
         """Leave a message in its middle: by a reset, so that the server does not take the half for the whole."""
+        self.our_fault = True
         load.settle_rest(outcome)
         self._fail("the message's file cannot be read")
 

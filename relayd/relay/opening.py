@@ -67,11 +67,11 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
 
 
 def _hello(hostname: str) -> Generator[Talk, Reply, Capabilities | Deferred]:
-    reply = yield Say(line(f"EHLO {hostname}"))
+    reply = yield Say(line(f"EHLO {hostname}"), "EHLO")
     if reply.positive:
         return Capabilities.parse(reply)
     if reply.permanent:
-        reply = yield Say(line(f"HELO {hostname}"))
+        reply = yield Say(line(f"HELO {hostname}"), "HELO")
         if reply.positive:
             return Capabilities()
     return _refused(reply, "EHLO")
@@ -85,7 +85,7 @@ def _upgrade(offered: Capabilities, policy: TlsPolicy) -> Generator[Talk, Reply,
             reason = "TLS is required, and the server does not offer STARTTLS"
             return Deferred(scope=Scope.HOST, reason=reason, status=_TLS_NEEDED)
         return False
-    reply = yield Say(STARTTLS, Patience.STARTTLS)
+    reply = yield Say(STARTTLS, "STARTTLS", Patience.STARTTLS)
     if reply.code == 220:
         yield Encrypt()
         return True

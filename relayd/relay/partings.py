@@ -1,6 +1,7 @@
 """Connections that were told QUIT and have not closed yet.
 
-Nobody waits for them but the daemon when it stops: a relayer's place goes to the next site at once.
+A relayer waits for its own, while its last reports become durable: else the server would see more connections than
+`max_connections_per_site`, and may have a limit of its own.  The daemon waits for all when it stops.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ class Partings:
         self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def part(self, wire: Wire) -> None:
-        """Say QUIT, and close once the server has."""
+    def part(self, wire: Wire) -> asyncio.Task[None] | None:
+        """Say QUIT, and close once the server has; return what is done then, None if it is closed already."""
         if len(self._tasks) >= self._limit:
             wire.reset()
-            return
+            return None
         task = asyncio.get_running_loop().create_task(wire.part(QUIT, self._patience))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def over(self) -> None:
         """Wait until all have closed."""

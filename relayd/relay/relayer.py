@@ -21,6 +21,7 @@ from datetime import datetime
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
+from relayd.relay.connection import NO_ANSWER
 from relayd.relay.engine import Engine
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
@@ -77,6 +78,7 @@ class Relayer:
         self._peer = ""
         self._interrupted: tuple[Load, Deferred] | None = None  # to be tried at the next host
         self._exchange: Exchange | None = None
+        self._parting: asyncio.Task[None] | None = None
         self._entrance: asyncio.Timeout | None = None
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
@@ -98,6 +100,8 @@ class Relayer:
             raise
         undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
         await until_done(reporter.all_durable())
+        if self._parting is not None and not self._finishing:
+            await asyncio.wait([self._parting])
         return Ended(
             undone=tuple(undone),
             settled=reporter.settled,
@@ -117,9 +121,11 @@ class Relayer:
     async def _send(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
         """Try hosts until the work is done, or there is a reason to stop."""
         for host in self._equipment.hosts.in_order(self._site.hosts, self._equipment.clock(), self._equipment.shuffle):
+            if self._spent():
+                return
             targets = await self._addresses(host)
             for target in targets:
-                if self._finishing or self._connects >= self._equipment.settings.max_connects:
+                if self._spent():
                     return
                 established = await self._enter(target)
                 if established is None:
@@ -128,6 +134,10 @@ class Relayer:
                     return
             if targets:
                 self._equipment.hosts.host_failed(host, self._equipment.clock())
+
+    def _spent(self) -> bool:
+        """Whether nothing more is to be tried in this run."""
+        return self._finishing or self._connects >= self._equipment.settings.max_connects
 
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
@@ -155,7 +165,9 @@ class Relayer:
             async with asyncio.timeout(None) as self._entrance:
                 result = await entrance.enter()
         except TimeoutError:
-            return None  # `finish`
+            if not self._finishing:
+                raise
+            return None
         finally:
             self._entrance = None
             self._connects += entrance.connects
@@ -189,7 +201,11 @@ class Relayer:
             self._exchange = None
         if engine.over is None:
             self._failure = None
-            self._equipment.partings.part(established.wire)
+            self._parting = self._equipment.partings.part(established.wire)
+            return True
+        if exchange.our_fault:
+            self._failure = None
+            stock.put_back(engine.returned)
             return True
         return self._broken(engine, engine.over, target, stock, reporter)
 
@@ -227,12 +243,12 @@ class Relayer:
 
 
 def more_telling(one: Deferred | Failed | None, other: Deferred | Failed) -> Deferred | Failed:
-    """Return the failure that says more of a site: a server's words before ours, what may pass before what will not,
-    the later before the earlier."""
+    """Return the failure that says more of a site: what may pass before what will not, a server's words before ours,
+    what became of a connection before one that was not made, the later before the earlier."""
     if one is None:
         return other
     return other if _weight(other) >= _weight(one) else one
 
 
-def _weight(failure: Deferred | Failed) -> tuple[bool, bool]:
-    return isinstance(failure, Deferred), failure.reply is not None
+def _weight(failure: Deferred | Failed) -> tuple[bool, bool, bool]:
+    return isinstance(failure, Deferred), failure.reply is not None, failure.status != NO_ANSWER

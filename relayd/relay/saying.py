@@ -18,9 +18,10 @@ class Patience(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Write `octets`, wait for one reply, send it back."""
+    """Write `octets`, wait for one reply, send it back.  `name` is what the log calls it: the octets may be secret."""
 
     octets: bytes
+    name: str
     patience: Patience = Patience.EHLO
 
 

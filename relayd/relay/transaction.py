@@ -16,6 +16,8 @@ from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus, Reply
 
+_TOO_MANY = EnhancedStatus(5, 5, 3)  # RFC 3463 section 3.6: too many recipients
+
 
 class Step(Enum):
     """What is waited for; the words are those of the log."""
@@ -119,9 +121,9 @@ def refusal(reply: Reply, scope: Scope) -> Deferred | Failed:
 
 def crowded(reply: Reply) -> bool:
     """Whether a reply to RCPT says "too many recipients" (RFC 5321 section 4.5.3.1.10): 452; and 552, as RFC 821 had
-    it, unless its status tells that the message is too large (RFC 1870 section 6.1) or the mailbox takes no such."""
+    it, unless its status tells something else: the mailbox is full, the message too large (RFC 1870 section 6.1)."""
     if reply.code == 552:
-        return reply.status not in (EnhancedStatus(5, 2, 3), EnhancedStatus(5, 3, 4))
+        return reply.status in (None, _TOO_MANY)
     return reply.code == 452
 
 

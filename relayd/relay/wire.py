@@ -77,7 +77,9 @@ class Wire(asyncio.Protocol):
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._trouble: str | None = None  # why there is nothing more to be had
         self._paused = False
+        self._parting = False
         self._deadline: float | None = None
+        self._patience = 0.0  # what `expect` was given last
         self._outstanding: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(high=1, low=0)  # so that "paused" means "not all has left"
@@ -95,8 +97,8 @@ class Wire(asyncio.Protocol):
 
     # Before the first MAIL: one command at a time
 
-    async def ask(self, octets: bytes, patience: timedelta) -> Reply:
-        """Write a command and return its reply.
+    async def ask(self, octets: bytes, name: str, patience: timedelta) -> Reply:
+        """Write a command, which is told as `name`, and return its reply.
 
         Raises:
             ConnectionFailed: no such reply came; the connection is to be reset.
@@ -109,8 +111,7 @@ class Wire(asyncio.Protocol):
             async with asyncio.timeout(patience.total_seconds()):
                 return await self._answer
         except TimeoutError:
-            command = octets.split(maxsplit=1)[0].decode("ascii", "replace")
-            reason = f"no reply to {command} in {patience.total_seconds():g} s"
+            reason = f"no reply to {name} in {patience.total_seconds():g} s"
             raise ConnectionFailed(reason, status=_LOST) from None
         finally:
             self._answer = None
@@ -160,10 +161,11 @@ class Wire(asyncio.Protocol):
 
         Costs one timer in the time of the shortest timeout, not one for each call.
         """
-        self._outstanding = self._on_the_way() if self._paused else None
+        self._outstanding = self._on_the_way() if self._paused or self._outstanding else None
         if seconds is None:
             self._deadline = None
             return
+        self._patience = seconds
         self._deadline = self._loop.time() + seconds
         if self._timer is None:
             self._timer = self._loop.call_later(self._shortest, self._look)
@@ -178,7 +180,7 @@ class Wire(asyncio.Protocol):
 
     async def part(self, octets: bytes, patience: timedelta) -> None:
         """Write a last command and wait until the server has closed, but not longer than `patience`."""
-        self._listener = None
+        self._listener, self._parting = None, True
         self.write(octets)
         try:
             async with asyncio.timeout(patience.total_seconds()):
@@ -196,7 +198,7 @@ class Wire(asyncio.Protocol):
         """Octets arrived."""
         if self._listener is not None:
             self._listener.received(data)
-        elif self._trouble is None:
+        elif self._trouble is None and not self._parting:
             self._parser.feed(data)
             self._read_answer()
 
@@ -265,19 +267,22 @@ class Wire(asyncio.Protocol):
         if self._deadline is None:
             return
         now = self._loop.time()
-        if now >= self._deadline:
-            if not self._moving():
-                self._deadline = None
-                if self._listener is not None:
-                    self._listener.expired()
-                return
-            self._deadline = now + self._block
+        if self._moving(late=now >= self._deadline):
+            self._deadline = now + self._patience  # the server can answer only what it has
+        elif now >= self._deadline:
+            self._deadline = None
+            if self._listener is not None:
+                self._listener.expired()
+            return
         self._timer = self._loop.call_later(min(self._deadline - now, self._shortest), self._look)
 
-    def _moving(self) -> bool:
-        """Whether octets of ours have left since the last look."""
+    def _moving(self, *, late: bool) -> bool:
+        """Whether octets of ours have left since the last look, the last of them too; where there was none, and it is
+        `late`, whether some may."""
         before, self._outstanding = self._outstanding, self._on_the_way()
-        return self._outstanding > 0 and (before is None or self._outstanding < before)
+        if before is None:
+            return late and self._outstanding > 0
+        return self._outstanding < before
 
     def _on_the_way(self) -> int:
         """The octets that the server's kernel has not acknowledged."""

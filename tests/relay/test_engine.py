@@ -172,6 +172,20 @@ def test_a_lone_dot_is_sent_where_nobody_was_accepted_and_the_server_says_354() 
     assert played.outcomes() == {ANN: Failed(Reply(550, "no"), Scope.RECIPIENT)}
 
 
+def test_a_lone_dot_is_followed_by_rset_and_a_503_behind_it_is_not_the_next_messages_own() -> None:
+    played = Play(PIPELINED, a_delivery()).reply(OK, "550 no", "354 go", "250 took nothing for nobody")
+    played.waiting.append(Load(a_delivery(name="M2"), HELLO))
+    assert played.reply().last == b".\r\n"
+    played._turn()
+    assert played.last.startswith(b"RSET\r\nMAIL")
+
+    played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, "550 no", "354 go")
+    played.reply("554 no valid recipients", "503 nested MAIL", "503 no", "503 no")
+    assert played.last.startswith(b"RSET\r\nMAIL")
+    played.reply(OK, OK, OK, "354 go", "250 2.0.0 queued")
+    assert played.outcomes(1) == {ANN: QUEUED}
+
+
 def test_a_503_behind_another_messages_failure_is_not_the_messages_own() -> None:
     played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, OK, "354 go")
     played.reply("554 spam", "503 nested MAIL", "503 no", "503 no")
@@ -202,8 +216,9 @@ class TestTooManyRecipients:
         played.reply(OK, OK, OK, "354 go", "250 2.0.0 queued")
         assert played.outcomes() == dict.fromkeys([ANN, BOB, CAROL], QUEUED)
 
-    def test_a_552_for_a_message_that_is_too_large_is_for_good(self) -> None:
-        played = play(LOCK_STEP, a_delivery([ANN, BOB]), OK, OK, "552 5.3.4 too large", "354 go", "250 2.0.0 queued")
+    @pytest.mark.parametrize("reply", ["552 5.3.4 too large", "552 5.2.3 too large", "552 5.2.2 mailbox full"])
+    def test_a_552_that_says_something_else_is_for_good(self, reply: str) -> None:
+        played = play(LOCK_STEP, a_delivery([ANN, BOB]), OK, OK, reply, "354 go", "250 2.0.0 queued")
         assert isinstance(played.outcomes()[BOB], Failed)
 
     def test_it_comes_to_an_end_where_the_first_is_refused(self) -> None:
@@ -421,6 +436,33 @@ class TestWhatAServerCannotTake:
         played = Play(Capabilities(dsn=True), a_delivery(envid="x\r\nRSET"))
         assert played.writes == []
         assert isinstance(played.outcomes()[ANN], Failed)
+
+
+class TestARefusalWhileTheBodyStreams:
+    """FAULTS.md H12: what was said of single recipients before counts as well."""
+
+    @pytest.mark.parametrize(("reply", "kind"), [("552 too large", Failed), ("452 full", Deferred)])
+    def test_settles_those_who_were_refused_too(self, reply: str, kind: type) -> None:
+        played = Play(LOCK_STEP, a_delivery([ANN, BOB]), raw=None).reply(OK, OK, "550 5.1.1 no", "354 go")
+        played.engine.body(b"Subject: large\r\n")
+        played.reply(reply)
+        outcomes = played.outcomes()
+        assert isinstance(outcomes[ANN], kind)
+        assert outcomes[BOB] == Failed(Reply(550, "no", EnhancedStatus(5, 1, 1)), Scope.RECIPIENT)
+        assert len(played.engine.settled) == 1
+
+    def test_defers_those_who_were_to_go_in_another_transaction(self) -> None:
+        played = Play(LOCK_STEP, a_delivery([ANN, BOB]), raw=None).reply(OK, OK, "452 4.5.3 too many", "354 go")
+        played.reply("552 too large")
+        outcomes = played.outcomes()
+        assert isinstance(outcomes[ANN], Failed)
+        assert isinstance(outcomes[BOB], Deferred)
+        assert len(played.engine.settled) == 1
+
+    def test_defers_those_beyond_the_limit_of_a_transaction(self) -> None:
+        played = Play(LOCK_STEP, a_delivery([ANN, BOB]), raw=None, max_recipients=1).reply(OK, OK, "354 go")
+        played.reply("552 too large")
+        assert isinstance(played.outcomes()[BOB], Deferred)
 
 
 def test_the_last_of_a_streaming_body_leaves_with_its_line_end_and_the_dot() -> None:

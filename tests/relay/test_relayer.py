@@ -176,6 +176,14 @@ class TestHostsInOrder:
         assert "refused" in str(ended.failure)
         assert bench.reports.attempts == []
 
+    async def test_what_one_host_said_is_not_hidden_by_another_that_is_dead(self) -> None:
+        bench = Bench()
+        secret = Credentials(username="relay", password="hunter2")
+        async with ScriptedServer() as server:
+            site = a_site(server.port, closed_port(), credentials=secret, configured=True)
+            ended = await bench.run(site, [a_delivery()])
+        assert "no AUTH" in str(ended.failure)
+
     async def test_a_host_without_addresses_is_passed_over(self) -> None:
         bench = Bench()
         bench.book.known["mx1.test"] = Failed(scope=Scope.HOST, reason="no such host")
@@ -350,14 +358,14 @@ class TestLargeBodies:
             assert [message.content for message in server.taken] == [HELLO, self.LARGE, HELLO]
 
     async def test_a_slow_server_may_take_longer_than_any_timeout(self) -> None:
-        brief = timedelta(seconds=0.4)
+        brief = timedelta(seconds=1)
         bench = Bench(timeouts=replace(QUICK, block=brief, final=brief))
         bench.files.files["M1"] = self.LARGE
-        async with ScriptedServer(read_rate=900_000, receive_buffer=8192) as server:
+        async with ScriptedServer(read_rate=500_000, receive_buffer=8192) as server:
             began = asyncio.get_running_loop().time()
             await bench.run(a_site(server.port), [a_delivery(file=self.LARGE)])
             assert isinstance(bench.reports.outcome(), Delivered)
-            assert asyncio.get_running_loop().time() - began > 0.8
+            assert asyncio.get_running_loop().time() - began > 1.5
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_a_server_that_takes_no_more_is_reset_and_never_sees_the_dot(self, loop: str) -> None:
@@ -434,15 +442,6 @@ class TestLargeBodies:
             assert [one.id for one in ended.undone] == ["M2"] or ended.delivered == 1
 
 
-async def test_a_small_file_that_is_gone_defers_that_message_alone() -> None:
-    bench = Bench()
-    bench.files.files["M1"] = OSError("no such file")
-    async with ScriptedServer() as server:
-        ended = await bench.run(a_site(server.port), deliveries(3))
-        assert (ended.settled, ended.delivered) == (3, 2)
-        assert bench.reports.outcome("M1").dsn == EnhancedStatus(4, 3, 0)
-
-
 async def test_a_message_that_was_withdrawn_is_given_back() -> None:
     bench = Bench()
     bench.withdrawn = {"M1"}
@@ -461,15 +460,6 @@ async def test_what_is_not_durable_yet_is_bounded() -> None:
         assert len(bench.reports.attempts) <= 5
         bench.reports.gate.set()
         assert (await task).delivered == 20
-
-
-async def test_a_report_that_fails_stops_the_run() -> None:
-    bench = Bench()
-    bench.reports.error = RuntimeError("disk full")
-    async with ScriptedServer() as server:
-        with pytest.raises(RuntimeError, match="disk full"):
-            await bench.run(a_site(server.port), deliveries(20))
-        assert len(server.taken) < 20
 
 
 async def test_finish_lets_what_is_under_way_settle() -> None:
@@ -526,22 +516,6 @@ async def test_cancelled_it_returns_only_when_its_reports_are_durable() -> None:
         bench.reports.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-
-async def test_our_own_trouble_ends_the_run_with_its_exception() -> None:
-    bench = Bench()
-
-    def broken(name: str) -> bool:
-        raise ZeroDivisionError(name)
-
-    equipment = bench.equipment
-    async with ScriptedServer() as server:
-        relayer = type(bench.relayer(a_site(server.port)))(
-            a_site(server.port), replace(equipment, ports=replace(equipment.ports, withdrawn=broken))
-        )
-        with pytest.raises(ZeroDivisionError):
-            await relayer.run(deliveries(2))
-        assert server.messages == []
 
 
 async def test_credentials_are_needed_to_send_anything() -> None:

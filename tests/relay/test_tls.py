@@ -194,6 +194,21 @@ async def test_a_password_goes_over_tls(authority: Authority, tmp_path: Path) ->
         assert server.connections[0].verbs[:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
 
 
+async def test_a_handshake_that_failed_once_does_not_keep_a_password_from_the_next_try(
+    authority: Authority, tmp_path: Path
+) -> None:
+    bench = a_bench(authority, tmp_path)
+    ehlo = EHLO.replace("250-DSN", "250-AUTH PLAIN")
+    async with a_server(authority, EHLO=ehlo, STARTTLS=[Answer("220 go", then="close")]) as server:
+        secret = Credentials(username="relay", password="hunter2")
+        site = a_site(server.port, tls=OPTIONAL, configured=True, credentials=secret)
+        ended = await bench.run(site, [a_delivery()])
+        assert "TLS" in str(ended.failure)
+        assert len(server.connections) == 1
+        assert (await bench.run(site, [a_delivery()])).delivered == 1
+        assert server.connections[-1].encrypted
+
+
 async def test_implicit_tls_that_stalls_is_left_in_time(authority: Authority, tmp_path: Path) -> None:
     bench = a_bench(authority, tmp_path, timeouts=replace(QUICK, starttls=timedelta(seconds=0.2)))
     async with ScriptedServer({"greeting": Answer(then="stall")}) as server:

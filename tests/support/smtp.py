@@ -8,11 +8,13 @@ function of the command's line.  Stages: greeting, EHLO, HELO, STARTTLS, AUTH, M
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hmac
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -75,7 +77,9 @@ class Connection:
     commands: list[str] = field(default_factory=list)
     messages: list[Received] = field(default_factory=list)
     flights: list[bytes] = field(default_factory=list)  # what came in one read
+    peer: str = ""  # the client's address
     encrypted: bool = False
+    open: bool = True  # until either side began to close it
     ended: str = ""  # "eof" or "reset" once it has gone
 
     @property
@@ -97,13 +101,15 @@ class ScriptedServer:
         tls: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         host: str = "127.0.0.1",
+        port: int = 0,
         read_rate: int | None = None,
         receive_buffer: int | None = None,
     ) -> None:
         self.connections: list[Connection] = []
         self.talks: list[_Talk] = []
+        self.most_at_once = 0  # connections
         self.host = host
-        self.port = 0
+        self.port = port
         self._replies: dict[str, Script] = {**DEFAULTS, **(replies or {})}
         self._used: dict[str, int] = {}
         self._tls = tls
@@ -124,11 +130,12 @@ class ScriptedServer:
         return [message for message in self.messages if message.taken]
 
     async def __aenter__(self) -> Self:
-        sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only where it is named
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family, proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only where it is named
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-        sock.bind((self.host, 0))
+        sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]
         self._server = await asyncio.start_server(
             self._accept, sock=sock, limit=1 << 16, ssl=self._tls if self._implicit_tls else None
@@ -147,12 +154,13 @@ class ScriptedServer:
         await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(encrypted=self._implicit_tls)
+        connection = Connection(encrypted=self._implicit_tls, peer=writer.get_extra_info("peername")[0])
         self.connections.append(connection)
         talk = _Talk(self, connection, reader, writer)
         self.talks.append(talk)
         task = asyncio.create_task(self._serve(talk))
         self._tasks.add(task)
+        self.most_at_once = max(self.most_at_once, sum(each.open for each in self.connections))
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, talk: _Talk) -> None:
@@ -163,6 +171,7 @@ class ScriptedServer:
         except (_Done, asyncio.IncompleteReadError, ssl.SSLError, OSError):
             talk.connection.ended = talk.connection.ended or "eof"
         finally:
+            talk.connection.open = False
             talk.writer.transport.abort()
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(0.5):  # a writer whose STARTTLS failed half-way never closes (CPython)
@@ -229,7 +238,7 @@ class _Talk:
         message = Received(self._mail, self._recipients, unstuffed.replace(b"\r\n.", b"\r\n"))
         self._mail, self._recipients = "", []
         self.connection.messages.append(message)
-        message.taken = (await self._say("final", "")).startswith(b"2")
+        await self._say("final", "", message)
 
     async def _encrypt(self) -> None:
         assert self.server._tls is not None
@@ -237,13 +246,17 @@ class _Talk:
         self.connection.encrypted = True
         self._buffer.clear()
 
-    async def _say(self, stage: str, line: str) -> bytes:
+    async def _say(self, stage: str, line: str, message: Received | None = None) -> bytes:
         answer = self.server.answer(stage, line)
         if answer.delay:
             await asyncio.sleep(answer.delay)
+        if message is not None:
+            message.taken = answer.octets.startswith(b"2")
         if answer.text:
             self.writer.write(answer.octets)
             await self.writer.drain()
+        if answer.then in ("close", "reset"):
+            self.connection.open = False
         if answer.then == "reset":
             sock = self.writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -296,6 +309,55 @@ class _Talk:
         self.connection.octets += octets
         self.connection.flights.append(octets)
         self._buffer += octets
+
+
+@contextlib.contextmanager
+def serving(run: Callable[[Awaitable[object]], object], server: ScriptedServer) -> Iterator[ScriptedServer]:
+    """Serve while the context lasts, on a loop that `run` awaits things on."""
+    run(server.__aenter__())
+    try:
+        yield server
+    finally:
+        run(server.__aexit__(None, None, None))
+
+
+class PasswordCheck:
+    """The server's side of AUTH PLAIN, LOGIN and CRAM-MD5, for one client at a time: an answer to each line.
+
+    `verdicts` has, for each attempt, the mechanism and whether the password was right.
+    """
+
+    CHALLENGE = b"<1896.697170952@mx.test>"
+
+    def __init__(self, username: str, password: str) -> None:
+        self.verdicts: list[tuple[str, bool]] = []
+        self._right = [username.encode(), password.encode()]
+        self._mechanism = ""
+        self._said: list[bytes] = []
+
+    def __call__(self, line: str) -> str:
+        words = line.split()
+        if words[0] == "AUTH":
+            self._mechanism, self._said = words[1], []
+            words = words[2:]
+        self._said += [base64.b64decode(word) for word in words]
+        match self._mechanism:
+            case "PLAIN" if self._said:
+                return self._judge(self._said[0].split(b"\0")[1:] == self._right)
+            case "LOGIN" if len(self._said) == 2:
+                return self._judge(self._said == self._right)
+            case "LOGIN":
+                return "334 " + base64.b64encode((b"Username:", b"Password:")[len(self._said)]).decode()
+            case "CRAM-MD5" if self._said:
+                digest = hmac.new(self._right[1], self.CHALLENGE, "md5").hexdigest().encode()
+                return self._judge(self._said[0] == self._right[0] + b" " + digest)
+            case "CRAM-MD5":
+                return "334 " + base64.b64encode(self.CHALLENGE).decode()
+        return "504 5.5.4 what"
+
+    def _judge(self, right: bool) -> str:
+        self.verdicts.append((self._mechanism, right))
+        return "235 2.7.0 welcome" if right else "535 5.7.8 go away"
 
 
 class Authority:
