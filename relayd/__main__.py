@@ -39,9 +39,6 @@ def run(arguments: list[str]) -> int:
         return _tell(str(error), EX_SOFTWARE)
     except RelaydError as error:
         return _tell(str(error), EX_DATAERR)
-    except BrokenPipeError:
-        sys.stderr.close()  # who read our output had enough
-        return 0
     except OSError as error:
         return _tell(str(error), EX_OSERR)
 

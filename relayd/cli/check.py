@@ -12,7 +12,10 @@ from relayd.config import load
 @click.command("check-config")
 @click.pass_obj
 def check_config(config_path: Path) -> int:
-    """Check the configuration file; print every mistake, each with its key, and exit with 78 if there is one."""
+    """Check the configuration file.
+
+    Prints every mistake, each with its key, and exits with 78 if there is one.
+    """
     load(config_path)
     click.echo(f"{config_path}: no mistakes")
     return 0

@@ -16,7 +16,13 @@ from relayd.config import load
 DEFAULT_CONFIG = Path("/etc/relayd/config.toml")
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = """\
+Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 70 the queue cannot be used, 71 the
+system refuses, 75 try later, 78 a mistake in the configuration.
+"""
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.option(
     "--config",
     "config_path",

@@ -2,21 +2,21 @@
 
 A DNS server and SMTP servers on loopback, a spool in a temporary directory, four messages dropped as files.  The
 daemon is a process of its own and knows nothing of being watched: what is shown is read from its log and from what
-the servers received.
+the servers received.  A line of the log that belongs to no story is shown as it came.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from rich.text import Text
 
 from relayd.demo.dns import DnsServer
 from relayd.demo.smtp import Accepting, Greylisting, Refusing, smtp_server
+from relayd.demo.story import EXCHANGERS, Story, stories
 
 PATIENCE = 60.0  # seconds for everything
-SENDER = "alice@sender.example"
+PORTS = 10  # tries to find a port that is free on all addresses
 
 CONFIG = """\
 [relay]
@@ -46,75 +47,32 @@ first = "2s"
 nameservers = ["{nameserver}"]
 """
 
-
-@dataclass
-class Story:
-    """One message: what should happen to it, and what did."""
-
-    name: str
-    recipient: str
-    promise: str
-    told: Callable[[Story], bool]
-    statuses: list[str] = field(default_factory=list)
-    hosts: list[str] = field(default_factory=list)
-    received: list[Envelope] = field(default_factory=list)
-    bounces: list[str] = field(default_factory=list)
-
-    @property
-    def message(self) -> bytes:
-        """What the application drops."""
-        return (
-            f"From: Alice <{SENDER}>\nTo: {self.recipient}\nSubject: {self.name}\n\nThis message is {self.name}.\n"
-        ).encode()
+STYLES = {"delivered": "green", "deferred": "yellow", "failed": "red", "bounced": "magenta", "received": "cyan"}
+OURS = {"started", "accepted", "notified", "stopping", "stopped"}  # events that the daemon tells when all goes well
 
 
-def stories() -> list[Story]:
-    """Return the four stories, none of them begun."""
-    return [
-        Story(
-            "prompt",
-            "bob@prompt.example",
-            "delivered at once",
-            lambda s: s.statuses == ["delivered"] and len(s.received) == 1,
-        ),
-        Story(
-            "greylisted",
-            "bob@greylisting.example",
-            "put off, then delivered on the retry",
-            lambda s: s.statuses == ["deferred", "delivered"] and len(s.received) == 1,
-        ),
-        Story(
-            "second-exchanger",
-            "bob@half-dead.example",
-            "first mail exchanger dead, delivered to the second",
-            lambda s: (
-                s.statuses == ["delivered"] and len(s.received) == 1 and s.hosts[0].startswith("mx2.half-dead.example")
-            ),
-        ),
-        Story(
-            "refused",
-            "nobody@refusing.example",
-            "refused, and the sender told by a bounce",
-            lambda s: s.statuses == ["failed"] and not s.received and s.bounces == ["5.1.1"],
-        ),
-    ]
+class _Broken(Exception):
+    """The demo cannot go on."""
 
 
-async def play(console: Console) -> bool:
+async def play(console: Console, watched: Sequence[Story] | None = None, *, patience: float = PATIENCE) -> bool:
     """Show the demo; return whether everything went as it should."""
-    watched = stories()
-    with tempfile.TemporaryDirectory(prefix="relayd-demo-") as directory:
-        async with AsyncExitStack() as stack:
-            stage = await stack.enter_async_context(_stage(Path(directory), watched, console))
-            await stage.drop_all()
-            await stage.until_over()
+    watched = stories() if watched is None else watched
+    try:
+        with tempfile.TemporaryDirectory(prefix="relayd-demo-") as directory:
+            async with _stage(Path(directory), watched, console, patience) as stage:
+                await stage.drop_all()
+                await stage.until_over()
+    except (_Broken, OSError) as trouble:
+        console.print(Text(f"the demo cannot go on: {trouble}", style="red"))
+        return False
     console.print(_summary(watched))
     return all(story.told(story) for story in watched)
 
 
 @asynccontextmanager
-async def _stage(directory: Path, watched: list[Story], console: Console) -> AsyncIterator[_Stage]:
-    stage = _Stage(directory, watched, console)
+async def _stage(directory: Path, watched: Sequence[Story], console: Console, patience: float) -> AsyncIterator[_Stage]:
+    stage = _Stage(directory, watched, console, patience)
     async with AsyncExitStack() as stack:
         dns = await stack.enter_async_context(DnsServer())
         port = await stage.open_servers(stack)
@@ -127,30 +85,36 @@ async def _stage(directory: Path, watched: list[Story], console: Console) -> Asy
         yield stage
 
 
-#: Each domain's mail exchangers, in order, and their addresses.  Nobody listens on 127.0.0.4.
-EXCHANGERS = {
-    "prompt.example": [("mx.prompt.example", "127.0.0.2")],
-    "greylisting.example": [("mx.greylisting.example", "127.0.0.3")],
-    "half-dead.example": [("mx1.half-dead.example", "127.0.0.4"), ("mx2.half-dead.example", "127.0.0.5")],
-    "refusing.example": [("mx.refusing.example", "127.0.0.6")],
-    "sender.example": [("mx.sender.example", "127.0.0.7")],
-}
-
-
 class _Stage:
     """The servers, the daemon, and who watches them."""
 
-    def __init__(self, directory: Path, watched: list[Story], console: Console) -> None:
+    def __init__(self, directory: Path, watched: Sequence[Story], console: Console, patience: float) -> None:
         self._directory = directory
         self._stories = {story.name: story for story in watched}
         self._console = console
+        self._patience = patience
         self._began = time.monotonic()
         self._of_id: dict[str, Story] = {}
+        self._notifications: set[str] = set()
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
+        self._ended = False
 
     async def open_servers(self, stack: AsyncExitStack) -> int:
         """Start the SMTP servers, all on one port, and return it."""
+        for last in (False,) * (PORTS - 1) + (True,):
+            async with AsyncExitStack() as servers:
+                try:
+                    port = await self._open_servers(servers)
+                except OSError as error:
+                    if last or error.errno != errno.EADDRINUSE:
+                        raise
+                else:
+                    stack.push_async_exit(servers.pop_all())
+                    return port
+        raise AssertionError("the last try returns or raises")
+
+    async def _open_servers(self, stack: AsyncExitStack) -> int:
         manners = {
             "mx.prompt.example": Accepting(self._delivered),
             "mx.greylisting.example": Greylisting(self._delivered),
@@ -166,26 +130,42 @@ class _Stage:
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[None]:
-        """Run `relayd` while the context lasts."""
-        environment = {
-            key: value for key, value in os.environ.items() if key not in ("JOURNAL_STREAM", "NOTIFY_SOCKET")
-        }
+        """Run `relayd` while the context lasts; it has to start, and to end well."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "relayd", "--config", str(self._directory / "config.toml")),
             stderr=asyncio.subprocess.PIPE,
-            env=environment,
+            env={key: value for key, value in os.environ.items() if key not in ("JOURNAL_STREAM", "NOTIFY_SOCKET")},
         )
         assert process.stderr is not None
         reading = asyncio.create_task(self._read_log(process.stderr))
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._ready.wait()
+            await self._until_ready()
             yield
         finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            await process.wait()
+            code = await self._end(process)
             await reading
+        if code != 0:
+            raise _Broken(f"the daemon ended with exit code {code}")
+
+    async def _until_ready(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._ready.wait()
+        except TimeoutError:
+            raise _Broken("the daemon does not start") from None
+        if self._ended:
+            raise _Broken("the daemon did not start")
+
+    async def _end(self, process: asyncio.subprocess.Process) -> int:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.returncode is None:
+                process.send_signal(number)
+            try:
+                async with asyncio.timeout(self._patience):
+                    return await process.wait()
+            except TimeoutError:
+                continue
+        return await process.wait()
 
     async def drop_all(self) -> None:
         """Do as an application does: write in tmp/, rename into new/."""
@@ -197,10 +177,10 @@ class _Stage:
             self._say(story, "dropped", f"spool/new/{story.name}, for {story.recipient}")
 
     async def until_over(self) -> None:
-        """Wait until every story is told, or patience ends."""
+        """Wait until every story is told, the daemon ends, or patience does."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                while not all(story.told(story) for story in self._stories.values()):
+            async with asyncio.timeout(self._patience):
+                while not (self._ended or all(story.told(story) for story in self._stories.values())):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -211,28 +191,35 @@ class _Stage:
     async def _read_log(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             text = line.decode(errors="replace").strip()
-            try:
-                self._logged({key: value for key, _, value in (word.partition("=") for word in shlex.split(text))})
-            except ValueError:
-                self._console.print(Text(text, style="dim"))
+            if not self._logged(_words(text)):
+                self._console.print(Text(f"relayd: {text}", style="yellow"), soft_wrap=True)
             self._changed.set()
-        self._ready.set()  # it ended: nobody needs to wait
+        self._ended = True
+        self._ready.set()  # nobody needs to wait
+        self._changed.set()
 
-    def _logged(self, words: dict[str, str]) -> None:
+    def _logged(self, words: dict[str, str]) -> bool:
+        """Take note of a line; return whether it was expected."""
         event, queue_id = words.get("event", ""), words.get("q", "")
         if event == "started":
             self._ready.set()
-        if event == "accepted" and words.get("file") in self._stories:
+        elif event == "accepted" and words.get("file") in self._stories:
             story = self._of_id[queue_id] = self._stories[words["file"]]
             self._say(story, "accepted", f"queue id {queue_id}")
+        elif event == "notified":
+            self._notifications.add(words.get("by", ""))
         elif queue_id in self._of_id and "status" in words:
-            story = self._of_id[queue_id]
-            story.statuses.append(words["status"])
-            story.hosts.append(words.get("host", ""))
-            what = f"{words.get('host', '')}: {words.get('reply', '')}"
-            if words["status"] == "deferred":
-                what += f" (next try in {words.get('next', '?')})"
-            self._say(story, words["status"], what)
+            self._attempted(self._of_id[queue_id], words)
+            return True
+        return event in OURS or queue_id in self._notifications
+
+    def _attempted(self, story: Story, words: dict[str, str]) -> None:
+        story.statuses.append(words["status"])
+        story.hosts.append(words.get("host", ""))
+        what = f"{words.get('host', '')}: {words.get('reply', '')}"
+        if words["status"] == "deferred":
+            what += f" (next try in {words.get('next', '?')})"
+        self._say(story, words["status"], what)
 
     def _delivered(self, envelope: Envelope) -> None:
         story = self._stories[str(message_from_bytes(_octets(envelope))["Subject"])]
@@ -248,15 +235,27 @@ class _Stage:
         self._say(story, "bounced", f"{envelope.rcpt_tos[0]} was told: {report['Subject']}")
 
     def _say(self, story: Story, event: str, what: str) -> None:
-        line = Text(f"{time.monotonic() - self._began:6.2f} s  ", style="dim")
-        line.append(f"{story.name:17}", style="bold")
-        line.append(f"{event:10}", style=STYLES.get(event, ""))
-        line.append(what)
-        self._console.print(line)
+        """Print a line of the timeline: on a terminal what is too long goes on below itself."""
+        at = f"{time.monotonic() - self._began:6.2f} s"
+        style = STYLES.get(event, "")
+        if self._console.is_terminal:
+            line = Table.grid(padding=(0, 1))
+            for width in (8, 16, 9):
+                line.add_column(width=width, no_wrap=True)
+            line.add_column(overflow="fold")
+            line.add_row(Text(at, "dim"), Text(story.name, "bold"), Text(event, style), Text(what))
+            self._console.print(line)
+        else:
+            self._console.print(Text(f"{at} {story.name:16} {event:9} {what}"), soft_wrap=True)
         self._changed.set()
 
 
-STYLES = {"delivered": "green", "deferred": "yellow", "failed": "red", "bounced": "magenta", "received": "cyan"}
+def _words(line: str) -> dict[str, str]:
+    """Return the pairs of a line of the log, {} for what is none."""
+    try:
+        return {key: value for key, equals, value in (word.partition("=") for word in shlex.split(line)) if equals}
+    except ValueError:
+        return {}
 
 
 def _octets(envelope: Envelope) -> bytes:
@@ -264,7 +263,7 @@ def _octets(envelope: Envelope) -> bytes:
     return content if isinstance(content, bytes) else content.encode()
 
 
-def _summary(watched: list[Story]) -> Table:
+def _summary(watched: Sequence[Story]) -> Table:
     table = Table(title="What should have happened, and did it?")
     for heading in ("message", "what should happen", "what the log says", ""):
         table.add_column(heading)
