@@ -5,6 +5,8 @@
 The messages are dropped into new/ first; then `relayd --once` takes them in, delivers them and ends.  The clock stops
 when the sink's counter (`smtp-sink -c`) says that it has taken the last one, so intake, look-ups and all commits but
 the last are inside.  After the end of the client the counter must say N: a message lost or sent twice fails the run.
+A second line tells when the first message was at the sink (what comes before is the start of Python, mostly) and when
+the last file was taken in: intake and delivery run side by side, so neither alone is the time of the run.
 CPU and memory are of relayd's process and its children; sink and DNS server run beside and use the same cores, so
 compare with the limit: the same number of messages by `smtp-source -d` to the same sink, nothing queued.
 """
@@ -28,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
@@ -59,6 +62,8 @@ class Result:
     seconds: float  # to the last message accepted by the sink
     cpu: float  # seconds, user and system
     peak: int  # octets resident
+    first: float  # seconds to the first message accepted by the sink
+    intake: float | None = None  # seconds to the last file accepted by relayd
 
 
 def main() -> None:
@@ -96,13 +101,15 @@ def _report(name: str, load: Load, result: Result) -> None:
         f"{name:12} {load.messages / result.seconds:8.0f} messages/s {result.seconds:8.2f} s"
         f" {result.cpu:8.2f} s CPU ({result.cpu / load.messages * 1e6:.0f} us each) {result.peak / 2**20:6.0f} MiB peak"
     )
+    if result.intake is not None:
+        print(f"{'':12} first message after {result.first:.2f} s, last file taken in after {result.intake:.2f} s")
 
 
 def relayd(load: Load) -> Result:
     """Fill a spool, start relayd, and time it to the sink's last message."""
     with tempfile.TemporaryDirectory(prefix="relayd-bench-", dir=_disk()) as scratch, _dns(load) as nameserver:
         spool, log = Path(scratch) / "spool", Path(scratch) / "log"
-        _fill(spool, load)
+        fill(spool, load)
         os.sync()  # what was dropped is not relayd's to write
         with Sink() as sink:
             config = _config(Path(scratch) / "config.toml", spool, sink.port, nameserver, load)
@@ -148,11 +155,13 @@ class Sink:
 def _timed(command: list[str], sink: Sink, load: Load, log: Path) -> Result:
     """Run a client to its end; the time is to the last message."""
     with log.open("wb") as output:
-        before = time.monotonic()
+        before, began = time.monotonic(), datetime.now(UTC)
         client = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": str(_root())})
-    peak = 0
+    peak, first = 0, 0.0
     try:
-        while sink.count < load.messages and _runs(client) and time.monotonic() < before + PATIENCE:
+        while (count := sink.count) < load.messages and _runs(client) and time.monotonic() < before + PATIENCE:
+            if count and not first:
+                first = time.monotonic() - before
             peak = max(peak, _peak(client.pid))
             time.sleep(POLL)
     finally:
@@ -164,7 +173,14 @@ def _timed(command: list[str], sink: Sink, load: Load, log: Path) -> Result:
     if client.returncode != 0 or sink.count != load.messages:
         what = f"{command[0]} ended with {client.returncode}, the sink has {sink.count} of {load.messages} messages"
         sys.exit(f"{what}; the end of the log:\n{_end_of(log)}")
-    return Result(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, peak=peak)
+    intake = _last_accepted(log, began)
+    return Result(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, peak=peak, first=first, intake=intake)
+
+
+def _last_accepted(log: Path, began: datetime) -> float | None:
+    """Return how many seconds after `began` the last file was accepted, as relayd's log tells."""
+    times = re.findall(rb"time=(\S+) \S+ event=accepted ", log.read_bytes())
+    return (datetime.fromisoformat(times[-1].decode()) - began).total_seconds() if times else None
 
 
 def _runs(client: subprocess.Popen[bytes]) -> bool:
@@ -195,7 +211,7 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
-def _fill(spool: Path, load: Load) -> None:
+def fill(spool: Path, load: Load) -> None:
     """Drop the messages as an application does, in tmp/ and then renamed into new/."""
     for name in ("tmp", "new", "cur"):
         (spool / name).mkdir(parents=True)

@@ -24,7 +24,7 @@ from relayd.config import Config, load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle
+from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble
 from relayd.mail.message import Message
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counters
@@ -79,6 +79,7 @@ class Daemon:
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._assembled = False  # the parts are there: before, a reload only has to replace the configuration
 
     async def serve(self, *, once: bool) -> int:
         """See `run`."""
@@ -96,8 +97,14 @@ class Daemon:
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
             self._supervisor.ready()
             await self._relay(once)
-            waits = await spool.queue.next_due(datetime.fromtimestamp(0, UTC)) is not None
-        return EX_TEMPFAIL if once and waits else EX_OK
+            waits = once and await self._anything_waits(spool)
+        return EX_TEMPFAIL if waits else EX_OK
+
+    async def _anything_waits(self, spool: Spool) -> bool:
+        """Whether mail waits for a time, or files for what the system lacks."""
+        if self._manager.degraded or self._pickup.degraded:
+            return True
+        return await spool.queue.next_due(datetime.fromtimestamp(0, UTC)) is not None
 
     # building
 
@@ -145,6 +152,7 @@ class Daemon:
             clock=now,
             events=self._events,
         )
+        self._assembled = True
         await self._take_up(spool)
         self._attempts.start()
         stack.push_async_callback(self._attempts.close)
@@ -153,7 +161,11 @@ class Daemon:
     async def _take_up(self, spool: Spool) -> None:
         """Take in what a crash left between the drop directory and the queue."""
         for queue_id, path in await spool.orphans():
-            message = await self._pickup.examine_body(path, queue_id)
+            try:
+                message = await self._pickup.examine_body(path, queue_id)
+            except Exception as error:  # one file that cannot be read must not keep all mail waiting
+                self._events(Trouble(part="spool", detail=f"{path} cannot be read, and stays: {error!r}"))
+                continue
             if isinstance(message, Message):
                 await spool.adopt(message)
                 self._events(Accepted(message=message, file=path.name))
@@ -209,12 +221,13 @@ class Daemon:
                 self._events(Degraded(part="configuration", reason=mistake))
             self._events(Lifecycle(state="not-reloaded", detail="the configuration before stays in force"))
         else:
-            self._use(config)
+            self._config, self._identity = config, _identity(config)
+            if self._assembled:
+                self._use(config)
             self._events(Lifecycle(state="reloaded"))
         self._supervisor.ready()
 
     def _use(self, config: Config) -> None:
-        self._config, self._identity = config, _identity(config)
         self._resolver.reload(config.dns)
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.settings = schedule_settings(config)

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Protocol
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
@@ -84,8 +83,12 @@ class Queue(Protocol):
 class Spool(Protocol):
     """The spool: the order of operations around the queue."""
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Message]:
-        """Make messages durable; return those that were."""
+    @property
+    def unfinished(self) -> bool:
+        """Whether files are left that could not be made durable; the next `accept` tries again."""
+
+    async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """Make messages durable; return those that are ours from now on, with what an earlier call could not."""
 
     async def sweep(self, now: datetime) -> None:
         """Clean up after finished messages."""

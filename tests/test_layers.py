@@ -206,3 +206,11 @@ def test_every_test_and_file_that_the_heritage_page_names_exists() -> None:
             missing.append(f"{path}::{name}")
 
     assert missing == []
+
+
+def test_every_member_on_the_heritage_page_names_the_test_that_shows_it() -> None:
+    page = (ROOT / "docs" / "heritage.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+
+    assert len(rows) >= 20
+    assert [row[0] for row in rows if not re.fullmatch(r"`tests/[\w/]+\.py::\w+` \|", row[-1])] == []

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from relayd.mail.address import Address
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Envelope
+from relayd.mail.errors import QueueError
 from relayd.mail.events import Accepted, Degraded, Event, Restored, Trouble
 from relayd.mail.message import Body, Message
 from relayd.mail.outcome import Deferred, Failed, Scope
@@ -69,6 +72,7 @@ class World:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: list[Exception] = field(default_factory=list)
     held: frozenset[str] = frozenset()
+    renewed: list[tuple[list[int], datetime]] = field(default_factory=list)
     busy = False
     _numbers: int = 0
 
@@ -92,7 +96,8 @@ class World:
                 claimed.append(a_delivery(self._numbers, destination, lease))
         return claimed
 
-    async def renew(self, leases: Collection[int], until: datetime) -> None: ...
+    async def renew(self, leases: Collection[int], until: datetime) -> None:
+        self.renewed.append((sorted(leases), until))
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
@@ -110,8 +115,10 @@ class World:
 
     # Spool
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Message]:
-        return [submission.message for submission in submissions]
+    unfinished = False
+
+    async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
+        return list(submissions)
 
     async def sweep(self, now: datetime) -> None: ...
 
@@ -172,9 +179,11 @@ class APickup:
     def __init__(self, *dropped: Submission) -> None:
         self.dropped = list(dropped)
         self.left: list[str] = []
+        self.looks = 0
 
     async def take(self, limit: int) -> list[Submission]:
-        return list(self.dropped)
+        self.looks += 1
+        return self.dropped[:limit]
 
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         self.left += [reason for _ in submissions]
@@ -194,12 +203,17 @@ def a_site(destination: str) -> Site:
 
 
 @asynccontextmanager
-async def managing(world: World, pickup: APickup | None = None, **settings: int) -> AsyncIterator[RelayManager]:
+async def managing(
+    world: World,
+    pickup: APickup | None = None,
+    *,
+    interval: timedelta = timedelta(milliseconds=20),
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    **settings: int,
+) -> AsyncIterator[RelayManager]:
     schedule = ScheduleSettings(**{k: v for k, v in settings.items() if k != "max_connections"})
     manager = RelayManager(
-        ManagerSettings(
-            check_interval=timedelta(milliseconds=20), max_connections=settings.get("max_connections", 100)
-        ),
+        ManagerSettings(check_interval=interval, max_connections=settings.get("max_connections", 100)),
         scheduler=Scheduler(schedule),
         pickup=pickup or APickup(),
         spool=world,
@@ -207,7 +221,7 @@ async def managing(world: World, pickup: APickup | None = None, **settings: int)
         router=world,
         attempts=world,
         new_relayer=lambda site: ARelayer(world),
-        clock=lambda: datetime.now(UTC),
+        clock=clock,
         events=world.events.append,
     )
     running = asyncio.create_task(manager.run())
@@ -373,16 +387,17 @@ async def test_hurrying_aborts_relayers() -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("odd")])
 async def test_a_spool_that_cannot_take_anything_is_told_once_and_again_when_it_can(
-    error: Exception, tmp_path: Path
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relayd.manager.INTAKE_PAUSE", 0.05)
     refusals = [error, error, error]
 
     class FullWorld(World):
-        async def accept(self, submissions: Sequence[Submission]) -> list[Message]:
+        async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
             if refusals:
                 raise refusals.pop()
             pickup.dropped.clear()
-            return [submission.message for submission in submissions]
+            return list(submissions)
 
     world = FullWorld()
     recipient = Recipient(number=0, address=Address("ann", "a.test"))
@@ -402,3 +417,272 @@ async def test_a_withdrawn_message_is_known_to_relayers_at_once() -> None:
         await manager.operator_changed_queue()
         assert manager.withdrawn("m1")
         assert not manager.withdrawn("m2")
+
+
+def a_submission(number: int = 0, *, original: Path | None = None) -> Submission:
+    recipient = Recipient(number=0, address=Address("ann", "a.test"))
+    envelope = Envelope(reverse_path=None, recipients=(recipient,))
+    message = Message(id=f"s{number}", envelope=envelope, body=BODY, arrived=datetime.now(UTC))
+    return Submission(message=message, path=Path("x"), identity=(0, 0), file=f"{number}.eml", original=original)
+
+
+class SlowClock:
+    """A wall clock that a test may set."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+async def a_while() -> None:
+    """Let a manager that turns without a pause turn many times."""
+    await asyncio.sleep(0.3)
+
+
+async def test_while_all_connections_are_in_use_the_end_of_a_back_off_makes_no_round_after_round() -> None:
+    refused = Deferred(scope=Scope.HOST, reason="refused", status=EnhancedStatus(4, 4, 1))
+
+    class Brief(World):
+        async def site_failed(
+            self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+        ) -> datetime:
+            self.failed.append(site_key)
+            return datetime.now(UTC) + timedelta(milliseconds=50)
+
+    world = Brief(waiting={"down.test": 1}, relay=lambda deliveries: Ended(undone=deliveries, failure=refused))
+    world.gate.set()
+    pickup = APickup()
+    async with managing(world, pickup, interval=timedelta(hours=1), max_connections=1) as manager:
+        await until(lambda: world.failed)
+        world.gate.clear()
+        world.waiting["slow.test"] = 1
+        await manager.operator_changed_queue()
+        await until(lambda: world.running)
+        await asyncio.sleep(0.1)  # the back-off ends meanwhile
+        looks = pickup.looks
+        await a_while()
+
+    assert pickup.looks - looks <= 3
+
+
+async def test_a_queue_that_fails_is_not_asked_again_at_once() -> None:
+    world = World()
+    pickup = APickup()
+    async with managing(world, pickup, interval=timedelta(milliseconds=100)):
+        await until(lambda: pickup.looks > 1)
+        world.trouble = [QueueError("disk I/O error") for _ in range(1000)]
+        await a_while()
+        left = len(world.trouble)
+        world.trouble.clear()
+        await until(lambda: any(isinstance(event, Restored) for event in world.events))
+
+    assert 1000 - left <= 6
+    assert [type(event) for event in world.events if not isinstance(event, Trouble)] == [Degraded, Restored]
+
+
+async def test_a_spool_that_takes_nothing_is_offered_one_file_now_and_then() -> None:
+    class Full(World):
+        offered: ClassVar[list[int]] = []
+
+        async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
+            self.offered.append(len(submissions))
+            raise QueueError("database or disk is full")
+
+    class Scanning(APickup):
+        def next_look(self) -> float | None:
+            return time.monotonic()  # there is always more to look at
+
+    world = Full()
+    async with managing(world, Scanning(*(a_submission(n) for n in range(600))), interval=timedelta(hours=1)):
+        await until(lambda: len(world.offered) == 2)
+        await a_while()
+
+    assert world.offered[:2] == [500, 1]
+    assert len(world.offered) <= 3
+
+
+async def test_what_the_spool_could_not_take_before_is_told_under_the_name_it_was_dropped_as() -> None:
+    class Late(World):
+        async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
+            self.unfinished = False
+            return [a_submission(7), *submissions]
+
+    world = Late()
+    world.unfinished = True
+    world.waiting["a.test"] = 1
+    world.gate.set()
+    async with managing(world, interval=timedelta(hours=1)):
+        await until(lambda: world.sent)
+
+    assert [event.file for event in world.events if isinstance(event, Accepted)] == ["7.eml"]
+
+
+async def test_leases_are_renewed_before_the_queue_is_asked_what_would_end_them() -> None:
+    clock = SlowClock()
+    asked: list[datetime] = []
+
+    class Watchful(World):
+        async def due(self, now: datetime, limit: int) -> list[Due]:
+            assert all(until_ > now for _, until_ in self.renewed[-1:])
+            asked.append(now)
+            return await super().due(now, limit)
+
+    world = Watchful(waiting={"a.test": 1})
+    async with managing(world, clock=clock):
+        await until(lambda: world.running)
+        assert not world.renewed
+        clock.ahead = timedelta(hours=1)  # the machine slept
+        await until(lambda: asked and asked[-1] > datetime.now(UTC) + timedelta(minutes=30))
+        assert [leases for leases, _ in world.renewed] == [[1]]
+        world.gate.set()
+
+
+async def test_while_leases_cannot_be_renewed_nothing_is_claimed() -> None:
+    clock = SlowClock()
+
+    class Full(World):
+        async def renew(self, leases: Collection[int], until: datetime) -> None:
+            self.renewed.append((sorted(leases), until))
+            raise QueueError("database or disk is full")
+
+    world = Full(waiting={"a.test": 1})
+    async with managing(world, clock=clock):
+        await until(lambda: world.running)
+        clock.ahead = timedelta(hours=1)
+        world.waiting["b.test"] = 1
+        await until(lambda: len(world.renewed) > 3)
+        assert world.waiting["b.test"] == 1
+        world.gate.set()
+        await until(lambda: len(world.sent) == 2)
+
+
+async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() -> None:
+    class Full(World):
+        refusals = 3
+
+        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise QueueError("database or disk is full")
+            await super().give_back(deliveries)
+
+    world = Full(waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world.gate.set()
+    async with managing(world, interval=timedelta(milliseconds=100)) as manager:
+        await until(lambda: world.refusals == 2)
+        assert manager._leases
+        await until(lambda: len(world.sent) == 3)
+        await until(lambda: not manager._leases)
+
+    assert [type(event) for event in world.events if not isinstance(event, Trouble)] == [Degraded, Restored]
+
+
+async def test_cleaning_goes_on_while_outcomes_wait_for_room_on_the_disk() -> None:
+    class Stuck(World):
+        cleaned = 0
+
+        async def sweep(self, now: datetime) -> None:
+            if asyncio.current_task() in self.sweeping:
+                await asyncio.Event().wait()
+            self.cleaned += 1
+
+        sweeping: ClassVar[set[object]] = set()
+
+        async def withdrawn(self) -> frozenset[str]:
+            self.sweeping.add(asyncio.current_task())  # what asks for it is the sweep of attempts
+            return frozenset()
+
+    world = Stuck()
+    async with managing(world):
+        await until(lambda: world.cleaned > 3)
+
+
+async def test_a_stop_does_not_wait_for_a_queue_that_takes_no_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.manager.RECORDING", timedelta(milliseconds=50))
+    recorded = asyncio.Event()
+
+    class Recording(ARelayer):
+        async def run(self, deliveries: Sequence[Delivery]) -> Ended:
+            world.running += 1
+            while not recorded.is_set():
+                with suppress(asyncio.CancelledError):  # what was answered is recorded even while stopping
+                    await recorded.wait()
+            return Ended()
+
+    world = World(waiting={"a.test": 1})
+    async with managing(world) as manager:
+        manager._new_relayer = lambda site: Recording(world)
+        await until(lambda: world.running)
+        async with asyncio.timeout(5):
+            await manager.stop(asyncio.Event(), timedelta(milliseconds=10))
+        recorded.set()
+        await until(lambda: not manager._relaying)
+
+    assert any(isinstance(event, Trouble) and event.part == "stop" for event in world.events)
+
+
+async def test_what_was_being_claimed_when_it_was_told_to_stop_is_given_back() -> None:
+    class Slow(World):
+        claiming = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def claim(
+            self, destinations: Collection[str], limit: int, now: datetime, *, until: datetime
+        ) -> list[Delivery]:
+            self.claiming.set()
+            await self.go_on.wait()
+            return await super().claim(destinations, limit, now, until=until)
+
+    world = Slow(waiting={"a.test": 3})
+    async with managing(world) as manager:
+        await world.claiming.wait()
+        stopping = asyncio.create_task(manager.stop(asyncio.Event(), timedelta(seconds=5)))
+        await asyncio.sleep(0)
+        world.go_on.set()
+        await stopping
+
+    assert world.sent == []
+    assert world.waiting == {"a.test": 3}
+
+
+async def test_what_an_operator_changes_during_a_look_for_due_mail_is_looked_for_again() -> None:
+    class Slow(World):
+        looking = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def due(self, now: datetime, limit: int) -> list[Due]:
+            found = await super().due(now, limit)
+            self.looking.set()
+            await self.go_on.wait()
+            return found
+
+    world = Slow()
+    world.gate.set()
+    async with managing(world, interval=timedelta(hours=1)) as manager:
+        await world.looking.wait()
+        world.waiting["a.test"] = 1  # released, after that look had read the queue
+        await manager.operator_changed_queue()
+        world.go_on.set()
+        await until(lambda: world.sent)
+
+
+async def test_the_longer_a_look_for_due_mail_takes_the_rarer_it_is() -> None:
+    class Large(World):
+        looks = 0
+
+        async def due(self, now: datetime, limit: int) -> list[Due]:
+            self.looks += 1
+            await asyncio.sleep(0.02)
+            return []
+
+        async def next_due(self, now: datetime) -> datetime | None:
+            return now + timedelta(milliseconds=1)  # of a million that wait, one is always about to fall due
+
+    world = Large()
+    async with managing(world, interval=timedelta(hours=1)):
+        await until(lambda: world.looks > 1)
+        await a_while()
+
+    assert world.looks <= 4

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,6 +51,7 @@ class Commits:
         self._offered: list[Report] = []  # in the commit that runs
         self._refused: list[Report] = []  # that the ledger cannot take, each alone; offered again now and then
         self._gathered = asyncio.Event()
+        self._closing = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
         self._task: asyncio.Task[None] | None = None
@@ -77,6 +79,7 @@ class Commits:
         """Commit what is there, for at most `grace`; whoever still waits then gets a QueueError."""
         if self._task is None:
             return
+        self._closing.set()
         try:
             async with asyncio.timeout(grace.total_seconds()):
                 await self._emptied.wait()
@@ -104,8 +107,16 @@ class Commits:
                 if taken:
                     pause = self._bounds.offer_again
                 else:
-                    await asyncio.sleep(pause.total_seconds())
+                    await self._rest(pause)
                     pause = min(pause * 2, self._bounds.offer_again_max)
+
+    async def _rest(self, pause: timedelta) -> None:
+        """Rest before the next offer; while closing only for the shortest pause, since this may be the last one."""
+        if not self._closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause.total_seconds())
+        else:
+            await asyncio.sleep(self._bounds.offer_again.total_seconds())
 
     async def _commit_once(self) -> bool | None:
         """Commit what has gathered.  Return whether the ledger took it; None if nothing had gathered."""

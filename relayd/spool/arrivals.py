@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from relayd.mail.message import Message
-from relayd.spool.database import AMONG, Database, as_set
+from relayd.spool.database import AMONG, Database, as_set, insert
 from relayd.spool.history import finish
 from relayd.spool.notices import settle_debts
-from relayd.spool.rows import INSERT_MESSAGE, INSERT_RECIPIENT, message_values, recipient_values
+from relayd.spool.rows import INTO_MESSAGES, INTO_RECIPIENTS, message_values, recipient_values
 
 
 def known(db: Database, message_ids: Collection[str]) -> set[str]:
@@ -30,9 +30,10 @@ def add(db: Database, messages: Sequence[Message]) -> None:
     by_id = {message.id: message for message in messages}
     there = known(db, by_id)
     new = [message for message in by_id.values() if message.id not in there]
-    db.executemany(INSERT_MESSAGE, [message_values(message) for message in new])
-    db.executemany(
-        INSERT_RECIPIENT,
+    insert(db, INTO_MESSAGES, [message_values(message) for message in new])
+    insert(
+        db,
+        INTO_RECIPIENTS,
         [recipient_values(message, recipient) for message in new for recipient in message.envelope.recipients],
     )
     over = [message.id for message in new if all(r.status.final for r in message.envelope.recipients)]

@@ -38,7 +38,7 @@ class Bodies:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._made: set[str] = set()  # directories known to exist
+        self._durable: set[str] = set()  # names of directories that are known to be on the disk
 
     def path(self, message_id: str) -> Path:
         """Return where a body is."""
@@ -55,18 +55,22 @@ class Bodies:
         Raises:
             MissingBody: names every one that is not there in full; the others can be read without it.
         """
-        contents = await asyncio.to_thread(lambda: [self._content(delivery.id) for delivery in deliveries])
+        contents = await asyncio.to_thread(lambda: [self._content(each.id, each.body.size) for each in deliveries])
         missing = [d.id for d, content in zip(deliveries, contents, strict=True) if len(content or b"") != d.body.size]
         if missing:
             raise MissingBody(missing)
         return [content or b"" for content in contents]
 
-    def _content(self, message_id: str) -> bytes | None:
+    def _content(self, message_id: str, size: int) -> bytes | None:
+        """Return the octets of a body, one too many if it is longer: in half the system calls of a file object."""
         try:
-            with open(self._name(message_id), "rb", buffering=0) as file:
-                return file.read()
+            descriptor = os.open(self._name(message_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            return os.read(descriptor, size + 1)
+        finally:
+            os.close(descriptor)
 
     async def chunks(self, message_id: str, size: int = SMALL) -> AsyncIterator[bytes]:
         """Yield a body in pieces of `size` octets.
@@ -132,9 +136,16 @@ class Bodies:
         Raises:
             OSError: nobody knows what is on the disk; the sync must not be tried again on the same pages.
         """
+        made = {message_id[-2:] for message_id in message_ids} - self._durable
         if len(message_ids) > FEW:
             sync_file_system(self._root)
-            return
+        else:
+            self._sync_each(message_ids, sources)
+            if made:
+                _sync_directory(self._root)
+        self._durable |= made
+
+    def _sync_each(self, message_ids: Sequence[str], sources: Iterable[Path]) -> None:
         for message_id in message_ids:
             descriptor = os.open(self._name(message_id), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -172,13 +183,10 @@ class Bodies:
         return [entry.path for entry in os.scandir(self._root) if len(entry.name) == 2 and entry.is_dir()]
 
     def _make_directory(self, message_id: str) -> None:
-        name = message_id[-2:]
-        if name in self._made:
-            return
-        with suppress(FileExistsError):
-            os.mkdir(self._root / name, 0o700)
-            _sync_directory(self._root)
-        self._made.add(name)
+        """Make sure that there is a directory for a body; `sync` makes it durable."""
+        if message_id[-2:] not in self._durable:
+            with suppress(FileExistsError):
+                os.mkdir(self._root / message_id[-2:], 0o700)
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:

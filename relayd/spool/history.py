@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from relayd.mail.recipient import CHANGES, Recipient, Status
-from relayd.spool.database import AMONG, Database, as_set
+from relayd.spool.database import AMONG, Database, as_set, in_one_row, insert, rows_in
 from relayd.spool.queue import HistoryRow
 from relayd.spool.rows import (
     HISTORY,
@@ -31,13 +31,22 @@ from relayd.spool.rows import (
 BODY_GONE, BODY_FINISHED, BODY_KEPT = 0, 1, 2  # history.body
 
 SELECT_OLD = "SELECT id, body FROM history WHERE finished < ? AND body <> 1 ORDER BY finished LIMIT ?"
-INSERT_HISTORY = f"INSERT OR REPLACE INTO history ({HISTORY}, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+SELECT_FINISHED = in_one_row(
+    "finished, id", "(SELECT finished, id FROM history WHERE body = 1 ORDER BY finished LIMIT ?)"
+)
+INTO_HISTORY = f"INSERT OR REPLACE INTO history ({HISTORY}, body)"
+DELETE_RECIPIENTS = f"DELETE FROM recipients WHERE message {AMONG}"
+DELETE_MESSAGES = f"DELETE FROM messages WHERE id {AMONG}"
+COUNT_CLOSED = """
+    UPDATE messages SET open = open - json_extract(closed.value, '$[1]') FROM json_each(?) AS closed
+    WHERE messages.id = json_extract(closed.value, '$[0]')
+"""
 
 
 def history_values(
     message_id: str, sender: str, size: int, arrived: datetime, recipients: Collection[Recipient], now: datetime | None
 ) -> tuple[Any, ...]:
-    """Return what INSERT_HISTORY takes.  Without `now` the message finished with its last attempt."""
+    """Return a row for INTO_HISTORY.  Without `now` the message finished with its last attempt."""
     failed = any(recipient.status is Status.FAILED for recipient in recipients)
     finished = now or max((r.attempted for r in recipients if r.attempted), default=arrived)
     return (
@@ -53,16 +62,14 @@ def history_values(
 
 def forget_messages(db: Database, message_ids: Collection[str]) -> None:
     """Delete the rows of messages that have their history row."""
-    each = [(message_id,) for message_id in message_ids]
-    db.executemany("DELETE FROM recipients WHERE message = ?", each)
-    db.executemany("DELETE FROM messages WHERE id = ?", each)
+    ids = as_set(message_ids)
+    db.execute(DELETE_RECIPIENTS, (ids,))
+    db.execute(DELETE_MESSAGES, (ids,))
 
 
 def count_closed(db: Database, closed: Mapping[str, int], now: datetime | None) -> None:
     """Record how many recipients of messages became final, and finish the messages that have no others."""
-    db.executemany(
-        "UPDATE messages SET open = open - ? WHERE id = ?", [(count, message) for message, count in closed.items()]
-    )
+    db.execute(COUNT_CLOSED, (as_set(closed.items()),))
     finish(db, closed, now)
 
 
@@ -73,6 +80,7 @@ def finish(db: Database, message_ids: Iterable[str], now: datetime | None) -> No
         " AND NOT EXISTS (SELECT 1 FROM notices WHERE notices.message = messages.id)",
         (as_set(message_ids),),
     ).fetchall()
+    finished = []
     for row in rows:
         recipients = [
             recipient_of(each)
@@ -80,8 +88,8 @@ def finish(db: Database, message_ids: Iterable[str], now: datetime | None) -> No
         ]
         message = message_of(row, recipients)
         sender = sender_text(message.envelope.reverse_path)
-        values = history_values(message.id, sender, message.body.size, message.arrived, recipients, now)
-        db.execute(INSERT_HISTORY, values)
+        finished.append(history_values(message.id, sender, message.body.size, message.arrived, recipients, now))
+    insert(db, INTO_HISTORY, finished)
     forget_messages(db, [row[0] for row in rows])
 
 
@@ -107,8 +115,7 @@ def find(db: Database, message_id: str) -> HistoryRow | None:
 
 def finished_bodies(db: Database, limit: int) -> list[str]:
     """Return ids of messages whose bodies are to be unlinked, the longest finished first."""
-    rows = db.execute("SELECT id FROM history WHERE body = 1 ORDER BY finished LIMIT ?", (limit,))
-    return [row[0] for row in rows]
+    return [message for _, message in sorted(rows_in(db.execute(SELECT_FINISHED, (limit,))))]
 
 
 def unlinked(db: Database, message_ids: Collection[str]) -> set[str]:

@@ -18,10 +18,10 @@ from operator import itemgetter
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.recipient import Recipient
-from relayd.spool.database import AMONG, Database, Row, as_set
+from relayd.spool.database import AMONG, Database, Row, as_set, in_one_row, rows_in
 from relayd.spool.history import count_closed
 from relayd.spool.queue import Due
-from relayd.spool.rows import MESSAGE, RECIPIENT, delivery_of, microseconds, recipient_of, time_of
+from relayd.spool.rows import MESSAGE, RECIPIENT, RELEASE, delivery_of, microseconds, recipient_of, time_of
 
 MAX_COUNTED = 1_000  # recipients counted of one destination
 MAX_RECIPIENTS = 1_000  # of one delivery
@@ -48,14 +48,20 @@ SELECT_DUE = """
         )
     ) FROM first ORDER BY due
 """
-SELECT_DUE_AT = """
-    SELECT due, message FROM recipients WHERE waiting = 1 AND destination = ? AND due <= ? ORDER BY due LIMIT ?
-"""
+SELECT_DUE_AT = in_one_row(
+    "due, message",
+    "(SELECT due, message FROM recipients WHERE waiting = 1 AND destination = ? AND due <= ? ORDER BY due LIMIT ?)",
+)
 SELECT_OLD = "SELECT message FROM recipients WHERE waiting = 1 AND arrived < ? ORDER BY arrived LIMIT ?"
 SELECT_NEXT = "SELECT min(due) FROM recipients WHERE waiting = 1 AND due > ?"
 SELECT_WITHDRAWN = "SELECT DISTINCT message FROM recipients WHERE lease IS NOT NULL AND (held = 1 OR removing = 1)"
-SELECT_WAITING = f"""
-    SELECT message, {RECIPIENT} FROM recipients WHERE message {AMONG} AND waiting = 1 ORDER BY message, number
+SELECT_WAITING = in_one_row(
+    f"message, {RECIPIENT}",
+    "json_each(?) AS wanted CROSS JOIN recipients ON message = wanted.value AND waiting = 1",  # never by `waiting`
+)
+TAKE = """
+    UPDATE recipients SET lease = ? FROM json_each(?) AS taken
+    WHERE message = json_extract(taken.value, '$[0]') AND number = json_extract(taken.value, '$[1]')
 """
 
 
@@ -106,16 +112,25 @@ def claim(
 def _longest_due(db: Database, destinations: Collection[str], limit: int, before: int) -> list[str]:
     found: dict[str, int] = {}
     for name in sorted(destinations):
-        here: set[str] = set()
-        for since, message in db.execute(SELECT_DUE_AT, (name, before, MAX_LOOK)):
-            if len(here) == limit and message not in here:
-                break
-            here.add(message)
+        for message, since in _longest_due_at(db, name, limit, before).items():
             found[message] = min(since, found.get(message, since))
         if len(found) > limit:
             found = dict(heapq.nsmallest(limit, found.items(), key=itemgetter(1)))
             before = max(found.values())  # what is due later than these has no chance any more
     return sorted(found, key=found.__getitem__)
+
+
+def _longest_due_at(db: Database, destination: str, limit: int, before: int) -> dict[str, int]:
+    """Return the `limit` messages that are due longest, and since when."""
+    found: dict[str, int] = {}
+    for look in (limit, MAX_LOOK):  # more only where messages have several recipients there
+        rows = rows_in(db.execute(SELECT_DUE_AT, (destination, before, look)))
+        for since, message in sorted(rows):
+            if len(found) < limit:
+                found.setdefault(message, since)
+        if len(found) == limit or len(rows) < look:
+            break
+    return found
 
 
 def any_old(db: Database, arrived_before: datetime, now: datetime) -> bool:
@@ -150,13 +165,12 @@ def _lease(
         return []
     ids = as_set(messages)
     rows = {row[0]: row for row in db.execute(f"SELECT {MESSAGE} FROM messages WHERE id {AMONG}", (ids,))}
-    taken = _wanted(db.execute(SELECT_WAITING, (ids,)), wanted)
+    waiting = sorted(rows_in(db.execute(SELECT_WAITING, (ids,))), key=itemgetter(0, 1))
+    taken = _wanted(waiting, wanted)
     lease = db.execute("INSERT INTO leases (owner, ends) VALUES (?, ?)", (owner, microseconds(until))).lastrowid
     assert lease is not None
-    db.executemany(
-        "UPDATE recipients SET lease = ? WHERE message = ? AND number = ?",
-        [(lease, message, recipient.number) for message in messages for recipient in taken[message]],
-    )
+    now_ours = as_set((message, recipient.number) for message in messages for recipient in taken[message])
+    db.execute(TAKE, (lease, now_ours))
     return [delivery_of(rows[message], taken[message], lease) for message in messages]
 
 
@@ -183,10 +197,7 @@ def renew(db: Database, owner: str, leases: Collection[int], until: datetime) ->
 def give_back(db: Database, deliveries: Sequence[Delivery]) -> None:
     """See the contract; what was removed meanwhile is removed now."""
     removing = _removing(db, as_set({delivery.lease for delivery in deliveries}))
-    db.executemany(
-        "UPDATE recipients SET lease = NULL WHERE message = ? AND number = ? AND lease = ?",
-        [(d.id, recipient.number, d.lease) for d in deliveries for recipient in d.recipients],
-    )
+    db.execute(RELEASE, (as_set((d.id, recipient.number, d.lease) for d in deliveries for recipient in d.recipients),))
     if removing:
         finish_removals(db, removing, None)
 

@@ -88,28 +88,33 @@ class Notes:
             self._file = None
 
     def _note(self, what: str, lease: int, message_id: str) -> None:
-        self._in_hand[lease, message_id] = what
         line = f"{what} {lease} {message_id}\n".encode()
         if self._file is None or self._file.tell() + len(line) > self._size:
-            self._begin()  # which writes all that is in hand
+            self._begin(line)
         else:
             self._file.write(line)
+        self._in_hand[lease, message_id] = what  # only now: what could not be noted does not leave
 
-    def _begin(self) -> None:
-        """Write a new file beside the old one and put it in its place, so that there is a whole one at any time."""
+    def _begin(self, line: bytes = b"") -> None:
+        """Write a new file, with all that is in hand and `line`, beside the old one and put it in its place, so that
+        there is a whole one at any time."""
         lines = [self._boot, *(f"{what} {lease} {each}" for (lease, each), what in self._in_hand.items())]
-        content = "".join(f"{line}\n" for line in lines).encode()
+        content = "".join(f"{each}\n" for each in lines).encode() + line
         # What is in hand alone must not make every note begin a new file.
-        self._size = max(self._size, 4 * len(content))
+        size = max(self._size, 4 * len(content))
         beside = self._path.with_name(f".{self._path.name}")
         try:
-            file = _allocated(beside, self._size)
+            file = _allocated(beside, size)
             file.write(content)
-            os.rename(beside, self._path)
+            try:
+                os.rename(beside, self._path)
+            except OSError:
+                file.close()
+                raise
         except OSError as error:
             raise QueueError(f"{self._path}: {error.strerror}") from error
         self.close()
-        self._file = file
+        self._file, self._size = file, size
 
 
 def _allocated(path: Path, size: int) -> mmap.mmap:

@@ -29,12 +29,17 @@ RECIPIENT = (
 )
 HISTORY = "id, arrived, finished, sender, size, recipients"
 
-INSERT_MESSAGE = f"INSERT INTO messages ({MESSAGE}, total, open) VALUES ({', '.join('?' * 15)})"
-INSERT_RECIPIENT = f"INSERT INTO recipients ({RECIPIENT}, message, arrived, held) VALUES ({', '.join('?' * 16)})"
+INTO_MESSAGES = f"INSERT INTO messages ({MESSAGE}, total, open)"
+INTO_RECIPIENTS = f"INSERT INTO recipients ({RECIPIENT}, message, arrived, held)"
 UPDATE_RECIPIENT = """
     UPDATE recipients SET status = ?, attempts = ?, due = ?, reply = ?, dsn = ?, peer = ?, attempted = ?,
         possible_duplicate = ?, lease = NULL, removing = 0
     WHERE message = ? AND number = ?
+"""
+RELEASE = """
+    UPDATE recipients SET lease = NULL FROM json_each(?) AS free
+    WHERE message = json_extract(free.value, '$[0]') AND number = json_extract(free.value, '$[1]')
+        AND lease = json_extract(free.value, '$[2]')
 """
 
 _STATUS = {status.value: status for status in Status}
@@ -75,7 +80,7 @@ def address_of(text: str) -> Address:
 
 
 def message_values(message: Message) -> tuple[Any, ...]:
-    """Return what INSERT_MESSAGE takes."""
+    """Return a row for INTO_MESSAGES."""
     body, envelope = message.body, message.envelope
     waiting = sum(not recipient.status.final for recipient in envelope.recipients)
     return (
@@ -98,7 +103,7 @@ def message_values(message: Message) -> tuple[Any, ...]:
 
 
 def recipient_values(message: Message, recipient: Recipient) -> tuple[Any, ...]:
-    """Return what INSERT_RECIPIENT takes."""
+    """Return a row for INTO_RECIPIENTS."""
     arrived = microseconds(message.arrived)
     due = arrived if recipient.due is None else microseconds(recipient.due)
     return (

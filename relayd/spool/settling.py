@@ -13,19 +13,23 @@ from typing import Any, NamedTuple
 
 from relayd.mail.recipient import CHANGES, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
-from relayd.spool.database import AMONG, Database, as_set
-from relayd.spool.history import INSERT_HISTORY, count_closed, forget_messages, history_values, record_late_delivery
+from relayd.spool.database import AMONG, Database, as_set, in_one_row, insert, rows_in
+from relayd.spool.history import INTO_HISTORY, count_closed, forget_messages, history_values, record_late_delivery
 from relayd.spool.notices import owe, prune
-from relayd.spool.rows import UPDATE_RECIPIENT, changed_values, sender_text
+from relayd.spool.rows import RELEASE, UPDATE_RECIPIENT, changed_values, sender_text
 
-SELECT_STANDING = """
-    SELECT r.message, r.number, r.status, r.lease, r.removing, r.possible_duplicate, m.total,
-        EXISTS (SELECT 1 FROM notices WHERE notices.message = r.message)
-    FROM json_each(?) AS wanted
+SELECT_STANDING = in_one_row(
+    """
+    r.message, r.number, r.status, r.lease, r.removing, r.possible_duplicate, m.total,
+    EXISTS (SELECT 1 FROM notices WHERE notices.message = r.message)
+    """,
+    """
+    json_each(?) AS wanted
     CROSS JOIN recipients AS r
         ON r.message = json_extract(wanted.value, '$[0]') AND r.number = json_extract(wanted.value, '$[1]')
     CROSS JOIN messages AS m ON m.id = r.message
-"""
+    """,
+)
 
 
 class Standing(NamedTuple):
@@ -85,7 +89,9 @@ def _standing(db: Database, settlements: Iterable[Settlement]) -> dict[tuple[str
     wanted = as_set((s.delivery.id, recipient.number) for s in settlements for recipient in s.recipients)
     return {
         (message, number): Standing(Status(status), lease, bool(removing), bool(marked), total, bool(owing))
-        for message, number, status, lease, removing, marked, total, owing in db.execute(SELECT_STANDING, (wanted,))
+        for message, number, status, lease, removing, marked, total, owing in rows_in(
+            db.execute(SELECT_STANDING, (wanted,))
+        )
     }
 
 
@@ -123,12 +129,11 @@ def _judge(
 
 def _write(db: Database, changes: _Changes, new_id: Callable[[], str]) -> None:
     if changes.finished:
-        db.executemany(INSERT_HISTORY, changes.finished)
+        insert(db, INTO_HISTORY, changes.finished)
         forget_messages(db, [row[0] for row in changes.finished])
     db.executemany(UPDATE_RECIPIENT, changes.changed)
-    db.executemany(
-        "UPDATE recipients SET lease = NULL WHERE message = ? AND number = ? AND lease = ?", changes.released
-    )
+    if changes.released:
+        db.execute(RELEASE, (as_set(changes.released),))
     if changes.alive:
         db.execute(f"UPDATE messages SET deaths = 0 WHERE deaths > 0 AND id {AMONG}", (as_set(changes.alive),))
     if changes.owing:

@@ -26,6 +26,7 @@ from relayd.spool import notes as noting
 from relayd.spool.bodies import Bodies, sync_file_system
 from relayd.spool.lock import Lock
 from relayd.spool.notes import Notes
+from relayd.spool.recovery import NAME, lost, set_aside
 from relayd.spool.sqlite import SqliteQueue
 from relayd.spool.takeover import TakenOver
 
@@ -66,7 +67,7 @@ class Spool:
 
         Raises:
             SpoolLocked: another daemon has it.
-            QueueError: the queue is corrupt, or of a newer version.
+            QueueError: the queue is corrupt, of a newer version, or missing although there are bodies.
             OSError: a directory cannot be made or written.
         """
         make_directories(root)
@@ -75,10 +76,15 @@ class Spool:
         queue: SqliteQueue | None = None
         notes: Notes | None = None
         try:
+            if lost(root):
+                raise QueueError(
+                    f"{root / NAME}: it is missing, although there are bodies in queue/;"
+                    " `relayd recover` rebuilds it from them"
+                )
             earlier = noting.earlier(root / "queue")
             noted = noting.noted_by(earlier, noting.boot_id())
             notes = Notes.open(root / "queue", owner)
-            queue = await SqliteQueue.open(root / "queue.db", owner=owner, events=events, over=notes.over)
+            queue = await SqliteQueue.open(root / NAME, owner=owner, events=events, over=notes.over)
             taken_over = await queue.take_over(now, noted)
         except BaseException:
             if queue is not None:
@@ -103,32 +109,42 @@ class Spool:
 
     # arrival
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Message]:
-        """Take files into the queue, in order; return the messages that are ours from now on.
+    @property
+    def unfinished(self) -> bool:
+        """Whether files are left that could not be made durable; the next `accept` offers them again."""
+        return bool(self._unplaced or self._unsynced or self._uncommitted)
+
+    async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """Take files into the queue, in order; return those whose messages are ours from now on.
 
         A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
-        or in an earlier call, stays in `queue/` and is offered again by the next call and by `sweep`; after a crash
-        it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
+        or in an earlier call, stays in `queue/` and is offered again by the next call; after a crash it is found as
+        an orphan.  Its id stays the same, so it cannot be queued twice.
 
         Raises:
             QueueError: nothing could be accepted now.
         """
         async with self._accepting:
             self._unplaced += [each for each in submissions if each.original]
-            messages = await self._commit()  # before more is taken on: what waits in core stays bounded
+            accepted = await self._commit()  # before more is taken on: what waits in core stays bounded
             ours = [each for each in submissions if not each.original]
-            await asyncio.to_thread(self._place, [*self._take(self._unplaced), *ours])
-            return messages + await self._commit()
+            try:
+                await asyncio.to_thread(self._place, [*self._take(self._unplaced), *ours])
+                accepted += await self._commit()
+            except QueueError:
+                if not accepted:  # what is ours already must be told of; the trouble comes again
+                    raise
+            return accepted
 
-    async def _commit(self) -> list[Message]:
-        messages = [submission.message for submission in self._uncommitted]
-        if messages:
-            await self.queue.add(messages)
+    async def _commit(self) -> list[Submission]:
+        if not self._uncommitted:
+            return []
+        await self.queue.add([submission.message for submission in self._uncommitted])
         accepted = self._take(self._uncommitted)
         originals = [submission.original for submission in accepted if submission.original]
         if originals:
             await asyncio.to_thread(_unlink, originals)
-        return messages
+        return accepted
 
     def _place(self, submissions: Sequence[Submission]) -> None:
         failure = self._rewrite()
@@ -194,9 +210,10 @@ class Spool:
     # the end
 
     async def sweep(self, now: datetime) -> None:
-        """Offer again what could not be accepted, unlink the bodies of finished messages, forget old history."""
-        if self._unplaced or self._unsynced or self._uncommitted:
-            await self.accept([])
+        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk."""
+        if self.queue.degraded:
+            with suppress(QueueError):  # the bodies may make enough
+                await self.queue.make_room()
         while finished := await self.queue.finished_bodies(now, BATCH):
             gone = await asyncio.to_thread(self.bodies.unlink, finished)
             await self.queue.bodies_gone(gone)
@@ -249,10 +266,7 @@ class Spool:
 
     async def reject(self, message_id: str, reason: str) -> Path:
         """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""
-        place = self.root / "rejected" / message_id
-        place.with_name(f"{message_id}.reason.txt").write_text(f"{reason}\n", "utf-8", "replace")
-        self.bodies.path(message_id).rename(place)
-        return place
+        return set_aside(self.root, message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
         """Return the ids in `queue/incoming` that are messages of ours already: in the queue, finished, or placed."""
@@ -273,4 +287,5 @@ def make_directories(root: Path) -> None:
 
 def _unlink(paths: Sequence[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the next start finds that its message is known, and unlinks it
+            path.unlink(missing_ok=True)

@@ -106,6 +106,15 @@ class SqliteQueue:
         """Why the last change could not be written, None if it was."""
         return self._changes.degraded
 
+    async def make_room(self) -> None:
+        """Copy the write-ahead log into the database, so that it is begun anew: on a full disk it cannot grow, and
+        only a commit would else have done that.
+
+        Raises:
+            QueueError: SQLite failed.
+        """
+        await self._changes.run(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+
     async def _change(self, job: Job[T]) -> T:
         if self._writer is None:
             raise QueueError("the queue is closed")

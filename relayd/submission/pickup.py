@@ -79,11 +79,20 @@ class Pickup:
             events = await asyncio.to_thread(self._taker.give_back, list(submissions), reason)
         self._pass_on(events)
 
+    @property
+    def degraded(self) -> bool:
+        """Whether files could not be looked at, or taken, for a reason that is not their own."""
+        return self._taker.is_degraded
+
     def waiting(self) -> bool:
-        """Whether there is more to look at: a file that settles, a scan that has not ended, an event."""
+        """Whether there is more to look at: a file that settles, a scan that has not ended, an event.
+
+        While the system lacks something for all files, none of them can become ready: then `degraded` tells.
+        """
         taker = self._taker
-        at_once = self._rescan or taker.is_scanning or len(self._heard) > 0
-        return at_once or taker.paused_until is not None or len(taker.settling) > 0
+        if taker.paused_until is not None:
+            return False
+        return self._rescan or taker.is_scanning or len(self._heard) > 0 or len(taker.settling) > 0
 
     def next_look(self) -> float | None:
         """Return the monotonic time at which to call `take` again, None if only an event or the period calls."""

@@ -90,6 +90,11 @@ class Taker:
         """Whether a scan has begun and not ended."""
         return self._scan is not None
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the system lacked something when files were last looked at."""
+        return self._degraded
+
     def close(self) -> None:
         """Close the directory that is being scanned."""
         if self._scan is not None:

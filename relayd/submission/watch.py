@@ -34,6 +34,16 @@ _MASK = (
     | Mask.MOVE_SELF
     | Mask.ONLYDIR
 )
+# Plain numbers: every file that the pickup opens makes two events, and operations on flags are slow.
+_OVERFLOW = int(Mask.Q_OVERFLOW)
+_GONE = int(Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT)
+_DIRECTORY = int(Mask.ISDIR)
+_CHANGES = (
+    (int(Mask.MOVED_TO | Mask.CLOSE_WRITE), Change.COMPLETED),
+    (int(Mask.CREATE), Change.CREATED),
+    (int(Mask.OPEN), Change.OPENED),
+    (int(Mask.CLOSE_NOWRITE), Change.CLOSED_UNWRITTEN),
+)
 _UNAVAILABLE = frozenset({errno.ENOSYS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 
@@ -123,29 +133,22 @@ class _Watched:
                 self._inotify.rm_watch(watch_and_identity[0])
 
     def _pass_on(self, event: Event) -> None:
-        if event.mask & Mask.Q_OVERFLOW:
+        mask = int(event.mask)
+        if mask & _OVERFLOW:
             self._listener.doubt()
             return
         directory = event.watch.path if event.watch is not None else None
         if directory is None or directory not in self._watches or self._watches[directory][0] is not event.watch:
             return
-        if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT):
+        if mask & _GONE:
             self._drop(directory)
             self._lost.set()
             self._listener.doubt()
-        elif event.name is not None and not event.mask & Mask.ISDIR:
-            change = _change_of(event.mask)
+        elif event.name is not None and not mask & _DIRECTORY:
+            change = _change_of(mask)
             if change is not None and self._wanted[directory](str(event.name)):
                 self._listener.changed(directory / event.name, change)
 
 
-def _change_of(mask: Mask) -> Change | None:
-    if mask & (Mask.MOVED_TO | Mask.CLOSE_WRITE):
-        return Change.COMPLETED
-    if mask & Mask.CREATE:
-        return Change.CREATED
-    if mask & Mask.OPEN:
-        return Change.OPENED
-    if mask & Mask.CLOSE_NOWRITE:
-        return Change.CLOSED_UNWRITTEN
-    return None
+def _change_of(mask: int) -> Change | None:
+    return next((change for bits, change in _CHANGES if mask & bits), None)

@@ -214,3 +214,17 @@ async def test_closing_over_a_commit_that_hangs_ends_too(bench: Bench) -> None:
 
     with pytest.raises(QueueError):
         await report
+
+
+async def test_closing_offers_at_once_what_was_to_be_offered_much_later() -> None:
+    bench = Bench(Bounds(offer_again=timedelta(seconds=20)))
+    bench.ledger.trouble = QueueError("database or disk is full")
+    bench.commits.start()
+    report = bench.report()
+    await until(lambda: bool(bench.told(Degraded)))
+    bench.ledger.trouble = None
+
+    await bench.commits.close(timedelta(seconds=5))
+
+    assert report.done()
+    assert report.exception() is None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.attempt.notification import build
+from relayd.attempt.notification import build, recognised
 from relayd.attempt.parts import MAX_HEADER, MAX_RETURNED, octets_needed
 from relayd.mail import message as mail
 from relayd.mail.address import Address
@@ -371,3 +371,26 @@ def test_whatever_the_original_is_the_full_one_parses(tail: bytes, stop: int) ->
     assert len(list(report.iter_parts())) == 3
     assert message.body.wire_size == len(sent(message, content))
     assert content.endswith(b"--\r\n")
+
+
+def read_again(message: mail.Message, reverse_path: Address | None = None) -> mail.Message:
+    """A notification as submission reads its file: with a trace field, and as anybody's message."""
+    received = b"Received: by relay.example (relayd) id X;\r\n"
+    body = replace(message.body, prefix=received, wire_size=message.body.wire_size + len(received))
+    envelope = replace(message.envelope, reverse_path=reverse_path)
+    return replace(message, envelope=envelope, body=body, notification=False)
+
+
+def test_a_notification_is_recognised_by_its_file_and_leaves_as_it_would_have() -> None:
+    message, content = notification(a_notice(ORIGINAL), ORIGINAL)
+
+    assert recognised(read_again(message), content) == message
+
+
+def test_another_ones_message_is_not_taken_for_a_notification() -> None:
+    message, content = notification(a_notice(ORIGINAL), ORIGINAL)
+    with_a_sender = read_again(message, SENDER)
+    under_another_id = replace(read_again(message), id=mail.new_id(NOW, 99))
+
+    assert recognised(with_a_sender, content) == with_a_sender
+    assert recognised(under_another_id, content) == under_another_id

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body, new_id
 from relayd.spool.bodies import Bodies, MissingBody
 from tests.spool.mail import NOW
+
+ROOT = Path(__file__).parents[2]
 
 
 def a_delivery(message_id: str, size: int) -> Delivery:
@@ -114,6 +121,32 @@ def test_syncing_few_and_many(bodies: Bodies, tmp_path: Path, count: int) -> Non
     bodies.sync(ids, [tmp_path])
 
     assert sorted(each for found in bodies.scan() for each in found) == sorted(ids)
+
+
+def test_a_new_directory_is_durable_before_its_first_body_counts(bodies: Bodies, tmp_path: Path) -> None:
+    message_id = new_id(NOW)
+    bodies.write(message_id, b"x")
+    calls = _system_calls(
+        f"""
+        from pathlib import Path
+        from relayd.spool.bodies import Bodies
+        Bodies(Path({str(tmp_path)!r})).sync([{message_id!r}], [])
+        """
+    )
+
+    assert any(re.search(rf"fsync\(\d+<{re.escape(str(tmp_path))}>\)", call) for call in calls), calls
+
+
+def _system_calls(program: str) -> list[str]:
+    """Return the syncs that a Python program makes, with the paths of their descriptors."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    words = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,syncfs", sys.executable, "-c", textwrap.dedent(program)]
+    traced = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if "ptrace" in traced.stderr:
+        pytest.skip("this machine does not allow tracing")
+    assert traced.returncode == 0, traced.stderr
+    return traced.stderr.splitlines()
 
 
 def test_a_scan_yields_bodies_alone_and_clears_what_is_half_made(bodies: Bodies, tmp_path: Path) -> None:

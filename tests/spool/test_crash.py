@@ -31,8 +31,8 @@ async def main(root):
     spool = await opened(root)
     while True:
         for count in (1, 3, 10):
-            messages = await spool.accept([a_submission(root / "new") for _ in range(count)])
-            print(*("accepted " + each.id for each in messages), sep="\\n", flush=True)
+            accepted = await spool.accept([a_submission(root / "new") for _ in range(count)])
+            print(*("accepted " + each.message.id for each in accepted), sep="\\n", flush=True)
             deliveries = await spool.queue.claim(["one.example"], 3, NOW + HOUR, until=NOW + 2 * HOUR)
             for delivery in deliveries[:2]:
                 print("ending " + delivery.id, flush=True)

@@ -100,3 +100,22 @@ def test_where_there_is_no_room_the_end_must_not_leave(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     notes.close()
+
+
+def test_what_could_not_be_noted_is_not_noted_later_as_if_it_had_left(tmp_path: Path) -> None:
+    spool = tmp_path / "queue"
+    spool.mkdir()
+    notes = Notes(spool / "notes.owner", "boot", size=20)
+    notes.beginning(1, "A")
+    moved = spool.rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        with pytest.raises(QueueError):
+            notes.ending(1, "A" * 20)
+    moved.rename(spool)
+    notes.beginning(2, "B" * 20)
+
+    noted = read(spool / "notes.owner", "boot")
+
+    assert noted is not None
+    assert noted.ending == frozenset()
+    notes.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 
 from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Event, Marked
-from relayd.mail.message import new_id
+from relayd.mail.message import Message, new_id
 from relayd.mail.recipient import Status
 from relayd.mail.settlement import Action
 from relayd.mail.submission import Submission
@@ -37,6 +37,10 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
     spool = await opened(tmp_path / "spool")
     yield spool
     await spool.close()
+
+
+async def accept(spool: Spool, submissions: Sequence[Submission]) -> list[Message]:
+    return [submission.message for submission in await spool.accept(submissions)]
 
 
 def dropped(spool: Spool, content: bytes = b"Subject: x\r\n\r\nbody\r\n") -> Submission:
@@ -92,7 +96,7 @@ class TestOpen:
 
     async def test_only_what_was_noted_is_marked_and_told(self, tmp_path: Path) -> None:
         first = await opened(tmp_path)
-        sent, unsent = await first.accept([dropped(first), dropped(first)])
+        sent, unsent = await accept(first, [dropped(first), dropped(first)])
         claimed = await first.queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         first.notes.ending(claimed[0].lease, sent.id)
         await first.close()
@@ -108,7 +112,7 @@ class TestOpen:
 
     async def test_what_was_noted_and_settled_is_not_marked(self, tmp_path: Path) -> None:
         first = await opened(tmp_path)
-        await first.accept([dropped(first)])
+        await accept(first, [dropped(first)])
         (delivery,) = await first.queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
         first.notes.ending(delivery.lease, delivery.id)
         await first.queue.settle([settled(delivery, Status.DEFERRED, due=NOW)])
@@ -121,7 +125,7 @@ class TestOpen:
 
     async def test_after_a_power_cut_all_that_was_claimed_is_marked(self, tmp_path: Path) -> None:
         first = await opened(tmp_path)
-        await first.accept([dropped(first) for _ in range(3)])
+        await accept(first, [dropped(first) for _ in range(3)])
         claimed = await first.queue.claim(["one.example"], 2, NOW + HOUR, until=NOW + 2 * HOUR)
         await first.close()
         (notes,) = (tmp_path / "queue").glob("notes.*")
@@ -138,7 +142,7 @@ class TestAccept:
     async def test_a_file_becomes_a_body_and_a_row(self, spool: Spool, count: int) -> None:
         submissions = [dropped(spool, b"%d" % n) for n in range(count)]
 
-        messages = await spool.accept(submissions)
+        messages = await accept(spool, submissions)
 
         assert messages == [each.message for each in submissions]
         assert list((spool.root / "new").iterdir()) == []
@@ -149,7 +153,7 @@ class TestAccept:
     async def test_a_copy_is_taken_and_its_original_unlinked(self, spool: Spool) -> None:
         submission = copied(spool)
 
-        (message,) = await spool.accept([submission])
+        (message,) = await accept(spool, [submission])
 
         assert bodies_of(spool) == {message.id}
         assert list((spool.root / "queue" / "incoming").iterdir()) == []
@@ -161,7 +165,7 @@ class TestAccept:
         os.rename(other, replaced.path)
         vanished.path.unlink()
 
-        assert await spool.accept([replaced, vanished, good]) == [good.message]
+        assert await accept(spool, [replaced, vanished, good]) == [good.message]
 
         assert replaced.path.read_bytes() == b"other"
         assert bodies_of(spool) == {good.message.id}
@@ -172,19 +176,23 @@ class TestAccept:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # every write fails, as on a full disk
         try:
             with pytest.raises(QueueError):
-                await spool.accept(submissions)
+                await accept(spool, submissions)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert await spool.orphans() == []
         assert submissions[1].original
         assert submissions[1].original.exists()
 
-        await spool.sweep(NOW)
+        left_over = spool.unfinished
+        copy_first = [submissions[1], submissions[0]]
 
+        assert left_over
+        assert await spool.accept([]) == copy_first
         assert await spool.queue.known([each.message.id for each in submissions]) == bodies_of(spool)
         assert len(bodies_of(spool)) == 2
         assert not submissions[1].original.exists()
-        assert await spool.accept([]) == []
+        assert not spool.unfinished
+        assert await accept(spool, []) == []
 
     async def test_while_it_cannot_commit_no_more_files_are_taken_on(self, spool: Spool) -> None:
         first, later = dropped(spool), dropped(spool)
@@ -193,26 +201,26 @@ class TestAccept:
         try:
             for submission in (first, later):
                 with pytest.raises(QueueError):
-                    await spool.accept([submission])
+                    await accept(spool, [submission])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         assert later.path.exists()
-        assert await spool.accept([later]) == [first.message, later.message]
+        assert await accept(spool, [later]) == [first.message, later.message]
 
     async def test_what_a_failed_sync_left_in_doubt_is_written_anew(self, spool: Spool) -> None:
         submission = dropped(spool)
         assert spool.bodies.place(submission.path, submission.identity, submission.message.id)
         spool._unsynced.append(submission)
 
-        assert await spool.accept([]) == [submission.message]
+        assert await accept(spool, []) == [submission.message]
 
         assert spool.bodies.path(submission.message.id).stat().st_ino != submission.identity[1]
 
 
 class TestNotifications:
     async def test_a_notification_settles_its_debt(self, spool: Spool) -> None:
-        (message,) = await spool.accept([dropped(spool)])
+        (message,) = await accept(spool, [dropped(spool)])
         (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
         await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
         (notice,) = await spool.queue.notices(10)
@@ -225,7 +233,7 @@ class TestNotifications:
         assert isinstance(await spool.queue.show(message.id), HistoryRow)
 
     async def test_half_a_notification_is_no_orphan(self, spool: Spool) -> None:
-        await spool.accept([dropped(spool)])
+        await accept(spool, [dropped(spool)])
         (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
         await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
         (notice,) = await spool.queue.notices(10)
@@ -239,7 +247,7 @@ class TestNotifications:
 
 class TestSweep:
     async def test_bodies_go_at_once_and_rows_after_their_time(self, spool: Spool) -> None:
-        (message,) = await spool.accept([dropped(spool)])
+        (message,) = await accept(spool, [dropped(spool)])
         await finish(spool)
 
         await spool.sweep(NOW)
@@ -250,15 +258,30 @@ class TestSweep:
         assert await spool.queue.show(message.id) is None
 
     async def test_more_than_a_batch_goes_in_one_sweep(self, spool: Spool) -> None:
-        await spool.accept([dropped(spool) for _ in range(600)])
+        await accept(spool, [dropped(spool) for _ in range(600)])
         await finish(spool)
 
         await spool.sweep(NOW)
 
         assert bodies_of(spool) == set()
 
+    async def test_a_log_that_cannot_grow_any_more_is_begun_anew(self, spool: Spool) -> None:
+        await spool.queue.sites()  # a second connection, whose presence keeps the log
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+        try:
+            with pytest.raises(QueueError):  # noqa: PT012
+                while True:
+                    await spool.queue.add([a_message()])
+
+            await spool.sweep(NOW)
+
+            await spool.queue.add([a_message()])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
     async def test_what_still_waits_keeps_its_body(self, spool: Spool) -> None:
-        (message,) = await spool.accept([dropped(spool)])
+        (message,) = await accept(spool, [dropped(spool)])
 
         await spool.sweep(NOW + HISTORY + HOUR)
 
@@ -277,15 +300,15 @@ class TestOrphans:
         assert await spool.queue.known([submission.message.id])
 
     async def test_bodies_with_rows_or_history_are_none(self, spool: Spool) -> None:
-        await spool.accept([dropped(spool)])
+        await accept(spool, [dropped(spool)])
         await finish(spool)
-        await spool.accept([dropped(spool)])
+        await accept(spool, [dropped(spool)])
 
         assert await spool.orphans() == []
         assert len(bodies_of(spool)) == 2
 
     async def test_a_body_that_a_power_cut_brought_back_goes_again(self, spool: Spool) -> None:
-        (message,) = await spool.accept([dropped(spool)])
+        (message,) = await accept(spool, [dropped(spool)])
         await finish(spool)
         await spool.sweep(NOW)
         spool.bodies.write(message.id, b"back again")
@@ -311,7 +334,7 @@ class TestOrphans:
 
     async def test_which_incoming_files_are_ours_already(self, spool: Spool) -> None:
         incoming = spool.root / "queue" / "incoming"
-        (committed,) = await spool.accept([dropped(spool)])
+        (committed,) = await accept(spool, [dropped(spool)])
         placed = new_id(NOW)
         spool.bodies.write(placed, b"x")
         for message_id in (committed.id, placed, new_id(NOW)):

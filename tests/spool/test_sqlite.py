@@ -16,11 +16,12 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Event, Restored
 from relayd.mail.message import Body
 from relayd.mail.recipient import Status
-from relayd.spool import leases, notices
+from relayd.spool import history, leases, notices, rows, settling
+from relayd.spool.database import AT_ONCE
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.schema import MIGRATIONS, VERSION
 from relayd.spool.sqlite import SqliteQueue
-from tests.spool.mail import HOUR, NOW, a_message, settled
+from tests.spool.mail import HOUR, NOW, SECOND, a_message, settled
 
 
 @pytest.fixture
@@ -135,6 +136,38 @@ async def test_what_is_asked_often_never_reads_a_whole_table(
     assert not any(step in ("SCAN recipients", "SCAN messages") for step in steps), plan
 
 
+@pytest.mark.parametrize(
+    ("statement", "parameters", "step"),
+    [
+        (
+            leases.SELECT_DUE_AT,
+            3,
+            "SEARCH recipients USING INDEX recipients_due (waiting=? AND destination=? AND due<?)",
+        ),
+        (leases.SELECT_WAITING, 1, "SEARCH recipients USING PRIMARY KEY (message=?)"),
+        (leases.TAKE, 2, "SEARCH recipients USING PRIMARY KEY (message=? AND number=?)"),
+        (
+            rows.RELEASE,
+            1,
+            "SEARCH recipients USING COVERING INDEX recipients_leased (lease=? AND message=? AND number=?)",
+        ),
+        (settling.SELECT_STANDING, 1, "SEARCH r USING PRIMARY KEY (message=? AND number=?)"),
+        (history.COUNT_CLOSED, 1, "SEARCH messages USING PRIMARY KEY (id=?)"),
+        (history.DELETE_RECIPIENTS, 1, "SEARCH recipients USING PRIMARY KEY (message=?)"),
+        (history.DELETE_MESSAGES, 1, "SEARCH messages USING PRIMARY KEY (id=?)"),
+        (history.SELECT_FINISHED, 1, "SCAN history USING INDEX history_bodies"),
+    ],
+)
+async def test_the_cost_of_a_message_does_not_grow_with_the_queue(
+    queue: SqliteQueue, tmp_path: Path, statement: str, parameters: int, step: str
+) -> None:
+    with by_hand(tmp_path / "queue.db") as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["1"] * parameters)]
+
+    tables = ("recipients", "messages", "history", " r ")
+    assert [each for each in plan if any(table in f"{each} " for table in tables)] == [step], plan
+
+
 class TestTroubles:
     async def test_after_an_io_error_it_reports_reopens_and_works(self, tmp_path: Path) -> None:
         told: list[Event] = []
@@ -228,3 +261,42 @@ class TestOtherProcesses:
         with pytest.raises(QueueError, match="no queue"):
             await SqliteQueue.open(tmp_path / "another.db", owner=None)
         assert not (tmp_path / "another.db").exists()
+
+
+class TestManyAtOnce:
+    async def test_a_large_batch_is_stored_as_it_is(self, queue: SqliteQueue) -> None:
+        prefixes = [b"", b"X: \xff\0\r\n", "Y: ä\r\n".encode()]
+        messages = [
+            a_message(
+                f"r{number}@one.example", body=Body(size=1, wire_size=1, header_end=1, prefix=prefixes[number % 3])
+            )
+            for number in range(3 * AT_ONCE + 7)
+        ]
+
+        await queue.add(messages)
+
+        listed = [each.message async for each in queue.messages()]
+        assert {each.id: each.body for each in listed} == {each.id: each.body for each in messages}
+        assert {each.id: r.address for each in listed for r in each.envelope.recipients} == {
+            each.id: each.envelope.recipients[0].address for each in messages
+        }
+
+    async def test_what_a_server_said_comes_back_from_a_claim_as_it_was_stored(self, queue: SqliteQueue) -> None:
+        await queue.add([a_message()])
+        (delivery,) = await queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+        reply = '450 "a"\\b\0c\u2028ä'
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW, reply=reply)])
+
+        (again,) = await queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+
+        assert again.recipients[0].reply == reply
+
+    async def test_a_claim_finds_its_messages_behind_one_with_many_recipients(self, queue: SqliteQueue) -> None:
+        first = a_message(*(f"r{number}@one.example" for number in range(50)))
+        others = [a_message("x@one.example", arrived=NOW + SECOND * number) for number in (1, 2, 3)]
+        await queue.add([*others, first])
+
+        claimed = await queue.claim(["one.example"], 3, NOW + HOUR, until=NOW + 2 * HOUR)
+
+        assert [each.id for each in claimed] == [first.id, others[0].id, others[1].id]
+        assert [len(each.recipients) for each in claimed] == [50, 1, 1]

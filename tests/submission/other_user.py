@@ -6,7 +6,6 @@ Root prepares, a child gives up its privileges and takes.  Prints what became of
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -90,9 +89,8 @@ def main() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    with contextlib.chdir("/"):
-        drop = a_drop(spool)
-        print(json.dumps(asyncio.run(globals()[scenario](drop))))
+    os.chdir("/")  # and not back: nobody may not enter where root has its work tree
+    print(json.dumps(asyncio.run(globals()[scenario](a_drop(spool)))))
 
 
 if __name__ == "__main__":

@@ -408,7 +408,8 @@ async def test_a_full_system_pauses_the_pickup_and_loses_nothing(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     assert [type(event) for event in drop.events] == [Degraded]
-    assert drop.pickup.waiting()
+    assert drop.pickup.degraded
+    assert not drop.pickup.waiting()
     assert drop.pickup.next_look() == now + 1
     assert await drop.pickup.take(10) == []
     now += 1

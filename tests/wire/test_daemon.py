@@ -275,7 +275,8 @@ def test_retry_while_running_is_done_at_once(world: World, mx: Exchanger, waitin
     world.configure(retry={"first": "1h", "max": "1h"}, relay={"check_interval": "1h"})
     with world.relaying():
         assert json.loads(world.command("queue", "retry", "--all", "--json").stdout) == {
-            "to be tried now": 1,
+            "retried": 1,
+            "missing": [],
             "daemon": True,
         }
         wait_until(lambda: mx.taken, "the delivery")

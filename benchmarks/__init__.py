@@ -1,0 +1,1 @@
+"""How fast relayd is: docs/performance.md tells how to run these and what they showed."""
