@@ -30,6 +30,7 @@ from relayd.relay.timeouts import Timeouts
 
 _LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
 _PROTOCOL = EnhancedStatus(4, 5, 0)
+_HEAVY = 16 * 1024  # octets; what is less leaves at once, or never
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -69,7 +70,6 @@ class Wire(asyncio.Protocol):
         self._transport = transport
         self._socket = sock
         self._shortest = timeouts.shortest.total_seconds()
-        self._block = timeouts.block.total_seconds()
         self._listener: Listener | None = None
         self._parser = ReplyParser()
         self._answer: asyncio.Future[Reply] | None = None
@@ -78,6 +78,7 @@ class Wire(asyncio.Protocol):
         self._trouble: str | None = None  # why there is nothing more to be had
         self._paused = False
         self._parting = False
+        self._heavy = False  # the server's kernel may need a while to take what was written
         self._deadline: float | None = None
         self._patience = 0.0  # what `expect` was given last
         self._outstanding: int | None = None
@@ -148,6 +149,7 @@ class Wire(asyncio.Protocol):
     def write(self, octets: bytes) -> None:
         """Write; at most this waits in our own buffer, if what was written before was waited for."""
         if self._trouble is None:
+            self._heavy = self._heavy or len(octets) > _HEAVY
             self._transport.write(octets)
 
     async def drained(self) -> None:
@@ -161,7 +163,8 @@ class Wire(asyncio.Protocol):
 
         Costs one timer in the time of the shortest timeout, not one for each call.
         """
-        self._outstanding = self._on_the_way() if self._paused or self._outstanding else None
+        self._outstanding = self._on_the_way() if self._paused or self._heavy else None
+        self._heavy = self._outstanding is not None and self._outstanding > _HEAVY
         if seconds is None:
             self._deadline = None
             return
@@ -267,7 +270,7 @@ class Wire(asyncio.Protocol):
         if self._deadline is None:
             return
         now = self._loop.time()
-        if self._moving(late=now >= self._deadline):
+        if self._moving():
             self._deadline = now + self._patience  # the server can answer only what it has
         elif now >= self._deadline:
             self._deadline = None
@@ -276,13 +279,10 @@ class Wire(asyncio.Protocol):
             return
         self._timer = self._loop.call_later(min(self._deadline - now, self._shortest), self._look)
 
-    def _moving(self, *, late: bool) -> bool:
-        """Whether octets of ours have left since the last look, the last of them too; where there was none, and it is
-        `late`, whether some may."""
+    def _moving(self) -> bool:
+        """Whether octets of ours, the last of them too, have left since the last look."""
         before, self._outstanding = self._outstanding, self._on_the_way()
-        if before is None:
-            return late and self._outstanding > 0
-        return self._outstanding < before
+        return before is not None and self._outstanding < before
 
     def _on_the_way(self) -> int:
         """The octets that the server's kernel has not acknowledged."""
