@@ -21,7 +21,6 @@ from relayd.route.settings import RouteSettings
 from relayd.route.targets import Sifted, TargetRules
 
 OWN_ADDRESSES_TTL = timedelta(minutes=1)
-LOCALHOST = Sifted(permitted=("127.0.0.1", "::1"), found=("127.0.0.1", "::1"))
 
 
 class Router:
@@ -73,7 +72,7 @@ class Router:
         if _is_address(host.name):
             judged = _judge_address(host.name, rules)
         elif site.configured and host.name == "localhost":
-            judged = LOCALHOST  # RFC 6761 section 6.3: resolvers need not know it
+            judged = _localhost(site.address_family)
         else:
             judged = (await self._judge([host.name], site.address_family, rules))[host.name]
         if judged.permitted:
@@ -131,6 +130,11 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _localhost(family: AddressFamily) -> Sifted:
+    """Loopback, without asking: resolvers need not know its name (RFC 6761 section 6.3)."""
+    return Sifted(permitted=targets.arranged(("127.0.0.1",), ("::1",), family), found=("127.0.0.1", "::1"))
 
 
 def _judge_address(address: str, rules: TargetRules | None) -> Sifted:

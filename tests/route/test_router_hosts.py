@@ -78,8 +78,19 @@ async def test_a_configured_route_may_go_anywhere(world: World, address: str) ->
     assert literal == [Target(host=Host(name=address), address=address)]
 
 
-async def test_localhost_as_a_smart_host_needs_no_dns(world: World) -> None:
-    rule = RouteRule(name="local", match=("*",), hosts=(parse_host("localhost:1025"),))
+@pytest.mark.parametrize(
+    ("family", "addresses"),
+    [
+        (AddressFamily.ANY, ["127.0.0.1", "::1"]),
+        (AddressFamily.PREFER_IPV6, ["::1", "127.0.0.1"]),
+        (AddressFamily.IPV4, ["127.0.0.1"]),
+        (AddressFamily.IPV6, ["::1"]),
+    ],
+)
+async def test_localhost_as_a_smart_host_needs_no_dns(
+    world: World, family: AddressFamily, addresses: list[str]
+) -> None:
+    rule = RouteRule(name="local", match=("*",), hosts=(parse_host("localhost:1025"),), address_family=family)
     router = world.routed(replace(SETTINGS, rules=(rule,)))
     site = await router.route("example.org")
     assert isinstance(site, Site)
@@ -87,7 +98,7 @@ async def test_localhost_as_a_smart_host_needs_no_dns(world: World) -> None:
     targets = await router.addresses(site.hosts[0][0], site)
 
     assert isinstance(targets, list)
-    assert [target.address for target in targets] == ["127.0.0.1", "::1"]
+    assert [target.address for target in targets] == addresses
     assert world.dns.queries == []
 
 
