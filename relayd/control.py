@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+from relayd.mail.errors import QueueError
+
 KNOCK = b"changed\n"
 ANSWER = b"noticed\n"
 PATIENCE = 5.0  # seconds for the other side
@@ -23,7 +25,7 @@ async def listen(path: Path, changed: Callable[[], Awaitable[None]]) -> AsyncIte
     """Serve the socket at `path` (mode 0600) while the context lasts; `changed` is awaited for every knock."""
 
     async def knocked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, TimeoutError, ValueError):
+        with suppress(OSError, TimeoutError, ValueError, QueueError):  # no answer: nobody took notice
             async with asyncio.timeout(PATIENCE):
                 if await reader.readline() == KNOCK:
                     await changed()

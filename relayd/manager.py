@@ -8,7 +8,6 @@ What the reader must not break:
 
     An exception in one relayer, one look-up or one round of check_state is told and stays there: the daemon lives.
     Every delivery that was claimed is settled, given back, or left to the end of its lease; never forgotten.
-    What is in hand is not handed out again: leases are renewed before the queue is asked anything that would end them.
     A relayer's slot is released exactly once.
     No round follows another at once for a reason that the round cannot remove: what fails is left for a while.
 """
@@ -18,29 +17,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from relayd.claims import LEASE, Claims
+from relayd.health import Health
+from relayd.intake import Intake
 from relayd.mail.delivery import Delivery
-from relayd.mail.errors import QueueError
-from relayd.mail.events import Accepted, Degraded, Events, Restored, Trouble
+from relayd.mail.events import Events, Trouble
 from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
-from relayd.mail.submission import Submission
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
 from relayd.schedule.scheduler import Scheduler, Turn
 
-INTAKE = 500  # files taken in one commit
-INTAKE_PART = "spool"  # in events
 LOOK_UPS = 100  # destinations looked up at the same time
-LEASE = timedelta(minutes=10)  # renewed three times in its life; only a daemon that hangs loses it
 SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
-INTAKE_PAUSE = 1.0  # seconds between two tries to take a file in while the spool takes none
 IDLE_SHARE = 20  # a look for due mail that took a second is not repeated for so many, but for an operator
 RECORDING = timedelta(seconds=5)  # for outcomes that the queue has not taken when a stop aborts the rest
 
@@ -75,6 +71,11 @@ class RelayManager:
         self._scheduler = scheduler
         self._pickup = pickup
         self._spool = spool
+        self._health = Health(events)
+        self._claims = Claims(queue, clock, self._health)
+        self._intake = Intake(
+            pickup, spool, arrived=self.arrived, health=self._health, events=events, monotonic=monotonic
+        )
         self._queue = queue
         self._router = router
         self._attempts = attempts
@@ -91,15 +92,11 @@ class RelayManager:
         self._relayers: set[Relayer] = set()
         self._sites: dict[str, Site] = {}
         self._routing: Counter[str] = Counter()
-        self._leases: dict[int, datetime] = {}  # in hand, and their ends
-        self._unwanted: list[Delivery] = []  # to be given back when the queue takes them
         self._withdrawn: frozenset[str] = frozenset()
         self._scan_at: datetime | None = None  # None: at once
         self._scan_not_before = clock()
         self._retries_changed = False  # something may fall due before `_scan_at`
-        self._intake_at = 0.0  # monotonic: no file is taken before
         self._starting = False
-        self._degraded: set[str] = set()  # parts
         self._stopping = False
 
     # what others tell it
@@ -141,7 +138,7 @@ class RelayManager:
     @property
     def degraded(self) -> bool:
         """Whether a part could not do its work when it last tried."""
-        return bool(self._degraded)
+        return self._health.degraded
 
     @property
     def status(self) -> str:
@@ -160,12 +157,12 @@ class RelayManager:
     async def run(self, *, once: bool = False) -> None:
         """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
         self._start("watch", self._pickup.watch(self.wake))
-        self._start("leases", self._every(lambda: LEASE / 3, "leases", self._renew_leases))
+        self._start("leases", self._every(lambda: LEASE / 3, "leases", self._claims.renew))
         self._start("sweep", self._every(lambda: self._settings.check_interval, "sweep", self._sweep))
         self._start("cleaning", self._every(lambda: self._settings.check_interval, "cleaning", self._clean_up))
         while not self._stopping:
             self._wake.clear()
-            await self._guarded("check_state", self.check_state())
+            await self._health.guarded("check_state", self.check_state())
             if once and await self._nothing_left():
                 return
             await self._sleep()
@@ -175,7 +172,7 @@ class RelayManager:
 
         What the queue does not record even then is left to the attempt manager's `close`, which gives it up.
         """
-        self._stopping = True
+        self._stopping = self._intake.closed = True
         self.wake()
         for relayer in self._relayers:
             relayer.finish()
@@ -191,13 +188,13 @@ class RelayManager:
             if pending:
                 self._events(Trouble(part="stop", detail=f"not waiting for {len(pending)} that the queue holds up"))
                 break
-        await self._guarded("cleaning", self._spool.sweep(self._clock()))
+        await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round
 
     async def check_state(self) -> None:
         """Take in new files, look for due mail, start relayers while there is room."""
-        await self._take_in()
+        await self._intake.take_in(self._start_relayers)
         if self._retries_changed and self._scan_at is not None:
             self._retries_changed = False
             if (next_due := await self._queue.next_due(self._clock())) and self._scan_at is not None:
@@ -206,38 +203,10 @@ class RelayManager:
             await self._find_due()
         await self._start_relayers()
 
-    async def _take_in(self) -> None:
-        """Take what was dropped; where the spool takes nothing, offer it one file now and then."""
-        if self._monotonic() < self._intake_at or (self._spool.unfinished and not await self._accept([])):
-            return
-        limit = 1 if INTAKE_PART in self._degraded else INTAKE
-        while not self._stopping and (submissions := await self._pickup.take(limit)):
-            if not await self._accept(submissions):
-                return
-            limit = INTAKE
-            await self._start_relayers()
-
-    async def _accept(self, submissions: Sequence[Submission]) -> bool:
-        """Make files messages, with what the spool could not make so before; whether it takes any."""
-        try:
-            accepted = await self._spool.accept(submissions)
-        except Exception as error:
-            self._intake_at = self._monotonic() + INTAKE_PAUSE
-            self._tell_degraded(INTAKE_PART, error)
-            return False
-        self._tell_restored(INTAKE_PART)
-        for each in accepted:
-            self._events(Accepted(message=each.message, file=each.file))
-        self.arrived(each.message for each in accepted)
-        ours = {each.message.id for each in accepted}
-        if stuck := [each for each in submissions if each.original is None and each.message.id not in ours]:
-            await self._pickup.give_back(stuck, reason="it cannot be moved into the queue")
-        return True
-
     async def _find_due(self) -> None:
         now, began = self._clock(), self._monotonic()
         period = self._scan_at = now + self._settings.check_interval  # also if the queue fails now
-        await self._keep_leases(now)
+        await self._claims.keep(now)
         for due in await self._queue.due(now, self._scheduler.settings.active_limit):
             self._mail_for(due.destination, due.recipients)
         next_due = await self._queue.next_due(now)
@@ -295,14 +264,14 @@ class RelayManager:
     async def _settle_unroutable(self, destination: str, outcome: Deferred | Failed) -> None:
         """A destination that fails fails all its mail; one that cannot be looked up backs off like a site."""
         batch = self._scheduler.settings.max_messages_per_connection
-        while deliveries := await self._claim((destination,), batch):
+        while deliveries := await self._claims.claim((destination,), batch):
             try:
                 if isinstance(outcome, Deferred):
                     await self._site_failed(_unresolved(destination), outcome, deliveries, "")
                     return
                 await self._attempts.unroutable(deliveries, outcome)
             finally:
-                self._leases.pop(deliveries[0].lease, None)
+                self._claims.over(deliveries)
 
     # one relayer
 
@@ -310,14 +279,13 @@ class RelayManager:
         deliveries: list[Delivery] = []
         try:
             try:
-                deliveries = await self._claim(turn.destinations, turn.batch)
+                deliveries = await self._claims.claim(turn.destinations, turn.batch)
             finally:
                 self._scheduler.taken(turn, len(deliveries), self._clock())
             if deliveries:
                 await self._send(turn.site, deliveries)
         finally:
-            if deliveries and not any(each.lease == deliveries[0].lease for each in self._unwanted):
-                self._leases.pop(deliveries[0].lease, None)
+            self._claims.over(deliveries)
             self._scheduler.ended(turn, len(deliveries), self._clock())
             if not self._scheduler.knows(turn.site):
                 self._sites.pop(turn.site, None)
@@ -327,7 +295,7 @@ class RelayManager:
 
     async def _send(self, site: str, deliveries: list[Delivery]) -> None:
         if self._stopping:  # since the claim was begun
-            await self._give_back(deliveries)
+            await self._claims.give_back(deliveries)
             return
         relayer = self._new_relayer(self._sites[site])
         self._relayers.add(relayer)
@@ -357,29 +325,9 @@ class RelayManager:
         if self._scheduler.failures(site):
             self._scheduler.recovered(site, now)
             await self._attempts.site_recovered(site)
-        if await self._give_back(undone):
+        if await self._claims.give_back(undone):
             for destination, recipients in Counter(r.address.domain for d in undone for r in d.recipients).items():
                 self._scheduler.mail_due(site, destination, recipients, now)
-
-    async def _claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
-        now = self._clock()
-        await self._keep_leases(now)
-        deliveries = await self._queue.claim(destinations, limit, now, until=now + LEASE)
-        if deliveries:
-            self._leases[deliveries[0].lease] = now + LEASE
-        return deliveries
-
-    async def _give_back(self, deliveries: Sequence[Delivery]) -> bool:
-        """Give back what was not tried; whether it is done.  If not, its lease is kept, so that it is not taken for
-        an attempt that hangs, and it is offered again."""
-        try:
-            await self._queue.give_back(deliveries)
-        except QueueError as error:
-            self._unwanted += deliveries
-            self._tell_degraded("leases", error)
-            return False
-        self._tell_restored("leases")
-        return True
 
     # what runs beside
 
@@ -387,29 +335,13 @@ class RelayManager:
         """Promise 2: what ends a message by the clock does not depend on relayers or on check_state."""
         now = self._clock()
         self._withdrawn = await self._queue.withdrawn()
-        await self._keep_leases(now)
+        await self._claims.keep(now)
         await self._attempts.sweep(now)
 
     async def _clean_up(self) -> None:
         """Apart from `_sweep`, which may wait for room on the disk, while this makes some."""
         await self._spool.sweep(self._clock())
-        unwanted, self._unwanted = self._unwanted, []
-        if unwanted and await self._give_back(unwanted):
-            for each in unwanted:
-                self._leases.pop(each.lease, None)
-
-    async def _keep_leases(self, now: datetime) -> None:
-        """Renew what would have ended by now, before the queue is asked what ends it: on a full disk no renewal is
-        recorded, a machine that slept is late, and a clock may be set.  An outcome that waits in core to be recorded
-        must not find its delivery in another's hands."""
-        if self._leases and min(self._leases.values()) <= now + LEASE / 3:
-            await self._renew_leases()
-
-    async def _renew_leases(self) -> None:
-        if leases := tuple(self._leases):
-            until = self._clock() + LEASE
-            await self._queue.renew(leases, until)
-            self._leases.update((lease, until) for lease in leases if lease in self._leases)
+        await self._claims.offer_again()
 
     async def _take_slot(self) -> None:
         await self._slots.acquire()
@@ -417,7 +349,7 @@ class RelayManager:
     async def _every(self, period: Callable[[], timedelta], part: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(period().total_seconds())
-            await self._guarded(part, work())
+            await self._health.guarded(part, work())
 
     async def _sleep(self) -> None:
         now = self._clock()
@@ -426,11 +358,8 @@ class RelayManager:
         for at in (self._scan_at, None if self._slots.locked() else self._scheduler.wake_at()):
             if at is not None:
                 seconds.append((at - now).total_seconds())
-        look = self._pickup.next_look()
-        if INTAKE_PART in self._degraded:
-            look = self._intake_at
-        if look is not None:
-            seconds.append(max(look, self._intake_at) - self._monotonic())
+        if (look := self._intake.next_look()) is not None:
+            seconds.append(look)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(min(seconds), SHORTEST_SLEEP)):
                 await self._wake.wait()
@@ -447,10 +376,8 @@ class RelayManager:
 
     @property
     def _idle(self) -> bool:
-        busy = self._pickup.waiting() or self._looking_up or self._relaying or self._attempts.busy
+        busy = self._intake.waiting or self._looking_up or self._relaying or self._attempts.busy
         return not busy and self._scheduler.idle
-
-    # trouble
 
     def _start(
         self,
@@ -459,30 +386,10 @@ class RelayManager:
         among: set[asyncio.Task[None]] | None = None,
         about: str = "",
     ) -> None:
-        task = asyncio.create_task(self._guarded(part, work, about))
+        task = asyncio.create_task(self._health.guarded(part, work, about))
         for tasks in (self._tasks, self._tasks if among is None else among):
             tasks.add(task)  # a task that nobody holds may vanish
             task.add_done_callback(tasks.discard)
-
-    async def _guarded(self, part: str, work: Awaitable[None], about: str = "") -> None:
-        try:
-            await work
-        except QueueError as error:
-            self._tell_degraded(part, error)
-        except Exception as error:
-            self._events(Trouble(part=part, detail=f"{about}: {error!r}" if about else repr(error)))
-        else:
-            self._tell_restored(part)
-
-    def _tell_degraded(self, part: str, error: Exception) -> None:
-        if part not in self._degraded:
-            self._events(Degraded(part=part, reason=str(error) or repr(error)))
-        self._degraded.add(part)
-
-    def _tell_restored(self, part: str) -> None:
-        if part in self._degraded:
-            self._events(Restored(part=part))
-        self._degraded.discard(part)
 
 
 def _unresolved(destination: str) -> str:

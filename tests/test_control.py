@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from relayd.control import knock, listen
+from relayd.mail.errors import QueueError
 
 
 async def test_a_knock_is_answered_when_the_daemon_has_taken_notice(tmp_path: Path) -> None:
@@ -71,3 +72,11 @@ async def test_whoever_says_something_else_gets_no_answer(tmp_path: Path) -> Non
         await writer.wait_closed()
 
     assert not calls
+
+
+async def test_a_daemon_that_cannot_take_notice_does_not_say_that_it_did(tmp_path: Path) -> None:
+    async def changed() -> None:
+        raise QueueError("the disk is full")
+
+    async with listen(tmp_path / "control", changed):
+        assert not await asyncio.to_thread(knock, tmp_path / "control")

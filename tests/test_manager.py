@@ -389,7 +389,7 @@ async def test_hurrying_aborts_relayers() -> None:
 async def test_a_spool_that_cannot_take_anything_is_told_once_and_again_when_it_can(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relayd.manager.INTAKE_PAUSE", 0.05)
+    monkeypatch.setattr("relayd.intake.PAUSE", 0.05)
     refusals = [error, error, error]
 
     class FullWorld(World):
@@ -572,9 +572,9 @@ async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() 
     world.gate.set()
     async with managing(world, interval=timedelta(milliseconds=100)) as manager:
         await until(lambda: world.refusals == 2)
-        assert manager._leases
+        assert manager._claims._ends
         await until(lambda: len(world.sent) == 3)
-        await until(lambda: not manager._leases)
+        await until(lambda: not manager._claims._ends)
 
     assert [type(event) for event in world.events if not isinstance(event, Trouble)] == [Degraded, Restored]
 

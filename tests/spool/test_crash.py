@@ -49,15 +49,18 @@ def ignore(event: Event) -> None:
     pass
 
 
+BEGUN = 8  # lines that a daemon says before its time begins: more is accepted by then than can be settled
+
+
 def killed_after(root: Path, seconds: float) -> dict[str, list[str]]:
-    """Run the daemon, kill it at some instant after its first message, and return what it said it had done."""
+    """Run the daemon, kill it at some instant after its first messages, and return what it said it had done."""
     said: dict[str, list[str]] = {"accepted": [], "ending": [], "settled": []}
     with subprocess.Popen([sys.executable, "-c", DAEMON, str(root)], stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout
-        first = daemon.stdout.readline()
+        first = [daemon.stdout.readline() for _ in range(BEGUN)]
         time.sleep(seconds)  # the instant of death is the stimulus, nothing is waited for
         os.kill(daemon.pid, signal.SIGKILL)
-        for line in [first, *daemon.stdout]:
+        for line in [*first, *daemon.stdout]:
             if line.endswith("\n") and " " in line:
                 what, message_id = line.split()
                 said[what].append(message_id)
