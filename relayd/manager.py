@@ -302,9 +302,9 @@ class RelayManager:
         try:
             ended = await relayer.run(deliveries)
         except Exception as error:
-            # What the relayer had reported already stays as it is: its lease has ended.
             self._events(Trouble(part="relayer", detail=f"{site}: {error!r}"))
-            await self._attempts.unroutable(deliveries, _our_fault(error))
+            undone = [delivery for delivery in deliveries if not relayer.reported(delivery)]
+            await self._attempts.unroutable(undone, _our_fault(error))
             return
         finally:
             self._relayers.discard(relayer)

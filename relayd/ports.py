@@ -118,6 +118,9 @@ class Relayer(Protocol):
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended: ...
 
+    def reported(self, delivery: Delivery) -> bool:
+        """Whether this one's outcomes were reported; of interest when `run` has raised."""
+
     def finish(self) -> None: ...
 
 

@@ -66,6 +66,7 @@ class World:
     failed: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    reported: set[str] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -169,6 +170,9 @@ class ARelayer:
             return ended
         finally:
             world.running -= 1
+
+    def reported(self, delivery: Delivery) -> bool:
+        return delivery.id in self._world.reported
 
     def finish(self) -> None:
         self._finishing = True
@@ -275,6 +279,20 @@ async def test_an_exception_in_a_relayer_defers_its_mail_and_disturbs_nobody() -
 
     assert {reason for _, reason in world.settled} == {"internal error: RuntimeError"}
     assert any(isinstance(event, Trouble) and "a bug" in event.detail for event in world.events)
+
+
+async def test_what_was_reported_before_an_exception_is_not_deferred_as_well() -> None:
+    def explode(deliveries: Sequence[Delivery]) -> Ended:
+        world.reported.add(deliveries[0].id)
+        raise RuntimeError("a bug")
+
+    world = World(waiting={"a.test": 3}, relay=explode)
+    world.gate.set()
+    async with managing(world):
+        await until(lambda: world.settled)
+
+    assert len(world.settled) == 2
+    assert not world.reported & {message for message, _ in world.settled}
 
 
 async def test_an_exception_in_check_state_is_told_and_the_next_round_works() -> None:

@@ -80,6 +80,7 @@ class Relayer:
         self._exchange: Exchange | None = None
         self._parting: asyncio.Task[None] | None = None
         self._entrance: asyncio.Timeout | None = None
+        self._reported: set[str] = set()
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
         """Send what can be sent; return when every report is durable.
@@ -91,6 +92,7 @@ class Relayer:
         equipment = self._equipment
         stock = Stock(deliveries, equipment.ports.bodies, equipment.settings)
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported)
+        self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
             await self._send(stock, reporter, withdrawn)
@@ -104,11 +106,15 @@ class Relayer:
             await asyncio.wait([self._parting])
         return Ended(
             undone=tuple(undone),
-            settled=reporter.settled,
+            settled=len(reporter.reported),
             delivered=reporter.delivered,
             failure=None if self._finishing else self._failure,
             peer=self._peer,
         )
+
+    def reported(self, delivery: Delivery) -> bool:
+        """Whether this one's outcomes were reported: what was not is undone, should `run` have raised."""
+        return delivery.id in self._reported
 
     def finish(self) -> None:
         """Start nothing more; what is under way settles, and `run` returns the rest as undone."""

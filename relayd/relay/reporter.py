@@ -22,7 +22,7 @@ class Reporter:
         self.peer = ""
         self.tls = ""
         self.relays_dsn = False
-        self.settled = 0
+        self.reported: set[str] = set()  # ids of deliveries
         self.delivered = 0
         self.on_durable: Callable[[], None] | None = None
         self._reports = reports
@@ -43,7 +43,7 @@ class Reporter:
 
     def report(self, load: Load, seconds: float) -> None:
         """Report a load whose every recipient has an outcome."""
-        self.settled += 1
+        self.reported.add(load.delivery.id)
         self.delivered += any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
         attempt = Attempt(
             delivery=load.delivery,
