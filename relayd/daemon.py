@@ -24,7 +24,7 @@ from relayd.config import Config, load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble
+from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble, Warned
 from relayd.mail.message import Message
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counters
@@ -88,7 +88,7 @@ class Daemon:
             stack.callback(self._supervisor.close)
             self._on_signals(asyncio.get_running_loop())
             if self._identity.warning:
-                self._events(Degraded(part="relay.hostname", reason=self._identity.warning))
+                self._events(Warned(about="relay.hostname", detail=self._identity.warning))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
             await stack.enter_async_context(

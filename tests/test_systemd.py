@@ -5,6 +5,7 @@ That the daemon delivers under the same restrictions is shown in tests/wire/test
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
@@ -62,6 +63,8 @@ def seconds(unit: dict[str, list[str]], key: str) -> float:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """An empty system with relayd's snippets, and a user and its spool made from them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give directories to another user")
     for kind in ("sysusers", "tmpfiles"):
         directory = tmp_path / "usr" / "lib" / f"{kind}.d"
         directory.mkdir(parents=True)

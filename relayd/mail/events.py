@@ -126,6 +126,14 @@ class Lifecycle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something for the operator to see to; the daemon goes on.  `about` is a setting's key."""
+
+    about: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Our own trouble: an exception where none was expected.  `detail` is one line."""
 
@@ -147,6 +155,7 @@ Event: TypeAlias = (
     | Degraded
     | Restored
     | Lifecycle
+    | Warned
     | Trouble
 )
 Events: TypeAlias = Callable[[Event], None]

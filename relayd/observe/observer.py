@@ -22,6 +22,7 @@ from relayd.mail.events import (
     SiteBackedOff,
     SiteRecovered,
     Trouble,
+    Warned,
 )
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
@@ -82,7 +83,7 @@ class Observer:
                 add(Counted.DEGRADED)
             case Trouble():
                 add(Counted.TROUBLE)
-            case Restored() | Lifecycle():
+            case Restored() | Lifecycle() | Warned():
                 pass
             case _:
                 assert_never(event)
@@ -120,6 +121,8 @@ class Observer:
                 log.info("restored", part=event.part)
             case Lifecycle():
                 log.info(event.state, detail=event.detail or None)
+            case Warned():
+                log.warning("warning", about=event.about, detail=event.detail)
             case Trouble():
                 log.error("trouble", part=event.part, detail=event.detail)
             case _:

@@ -26,6 +26,7 @@ from relayd.mail.events import (
     SiteBackedOff,
     SiteRecovered,
     Trouble,
+    Warned,
 )
 from relayd.mail.message import Body, Message
 from relayd.mail.recipient import Recipient, Status
@@ -92,6 +93,11 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
         {Counted.DEGRADED: 1},
     ),
     (Restored(part="queue"), "<6>event=restored part=queue", {}),
+    (
+        Warned(about="relay.hostname", detail="no full name"),
+        '<4>event=warning about=relay.hostname detail="no full name"',
+        {},
+    ),
     (Lifecycle(state="started", detail="version 1"), '<6>event=started detail="version 1"', {}),
     (
         Trouble(part="queue", detail="ValueError()"),
