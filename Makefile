@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+JOBS   ?= 2# tests at once
 
 .PHONY: demo test check run format lint types tests bench clean
 
@@ -35,7 +36,7 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 tests: $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/drain.py
