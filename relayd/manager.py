@@ -179,8 +179,8 @@ class RelayManager:
         with suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
                 while self._relaying and not hurry.is_set():
-                    self._wake.clear()
-                    await _first(self._wake.wait(), hurry.wait())
+                    # Their ends, not `_wake`: one that has woken us may be a task still.
+                    await _first(asyncio.wait(self._relaying), hurry.wait())
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

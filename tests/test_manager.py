@@ -382,6 +382,21 @@ async def test_stopping_lets_relayers_finish() -> None:
     assert len(world.sent) == 3
 
 
+@pytest.mark.parametrize("turns", range(30))
+async def test_a_stop_sees_a_relayer_end_at_whatever_moment_it_comes(turns: int) -> None:
+    """A relayer that has ended, and said so, is still a task until the loop's next turn."""
+    world = World(waiting={"a.test": 1})
+    async with managing(world, interval=timedelta(hours=1)) as manager:
+        await until(lambda: world.running)
+        world.gate.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await manager.stop(asyncio.Event(), timedelta(hours=1))
+
+    assert len(world.sent) == 1
+
+
 async def test_hurrying_aborts_relayers() -> None:
     class Stubborn(ARelayer):
         def finish(self) -> None:
