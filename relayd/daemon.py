@@ -27,7 +27,7 @@ from relayd.mail.errors import ConfigError
 from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble, Warned
 from relayd.mail.message import Message
 from relayd.manager import RelayManager
-from relayd.observe.counters import Counters
+from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.plugs import BodiesPort, InHandPort, LedgerPort, NotificationsPort, Relayers
@@ -196,8 +196,15 @@ class Daemon:
         interval = self._supervisor.watchdog_interval or STATUS_INTERVAL
         while True:
             self._supervisor.alive()
-            self._supervisor.status(self._manager.status)
+            self._supervisor.status(self._status)
             await asyncio.sleep(min(interval, STATUS_INTERVAL).total_seconds())
+
+    @property
+    def _status(self) -> str:
+        """One line for people: what is in hand, and what was done since the start."""
+        count = self._counters
+        done = f"{count[Counted.DELIVERED]} delivered, {count[Counted.FAILED]} failed since the start"
+        return f"{self._manager.status}; {done}"
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

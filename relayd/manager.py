@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,6 +34,7 @@ from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
 from relayd.schedule.scheduler import Scheduler, Turn
+from relayd.tasks import Tasks
 
 LOOK_UPS = 100  # destinations looked up at the same time
 SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
@@ -86,7 +87,7 @@ class RelayManager:
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._look_ups = asyncio.Semaphore(LOOK_UPS)
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._health)
         self._relaying: set[asyncio.Task[None]] = set()
         self._looking_up: set[asyncio.Task[None]] = set()
         self._relayers: set[Relayer] = set()
@@ -131,7 +132,7 @@ class RelayManager:
         for _ in range(more):
             self._slots.release()
         for _ in range(-more):
-            self._start("reload", self._take_slot())
+            self._tasks.start("reload", self._take_slot())
         self._settings = settings
         self.wake()
 
@@ -156,10 +157,10 @@ class RelayManager:
 
     async def run(self, *, once: bool = False) -> None:
         """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
-        self._start("watch", self._pickup.watch(self.wake))
-        self._start("leases", self._every(lambda: LEASE / 3, "leases", self._claims.renew))
-        self._start("sweep", self._every(lambda: self._settings.check_interval, "sweep", self._sweep))
-        self._start("cleaning", self._every(lambda: self._settings.check_interval, "cleaning", self._clean_up))
+        self._tasks.start("watch", self._pickup.watch(self.wake))
+        self._tasks.every(lambda: LEASE / 3, "leases", self._claims.renew)
+        self._tasks.every(lambda: self._settings.check_interval, "sweep", self._sweep)
+        self._tasks.every(lambda: self._settings.check_interval, "cleaning", self._clean_up)
         while not self._stopping:
             self._wake.clear()
             await self._health.guarded("check_state", self.check_state())
@@ -181,13 +182,8 @@ class RelayManager:
                 while self._relaying and not hurry.is_set():
                     # Their ends, not `_wake`: one that has woken us may be a task still.
                     await _first(asyncio.wait(self._relaying), hurry.wait())
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            _, pending = await asyncio.wait(self._tasks, timeout=RECORDING.total_seconds())
-            if pending:
-                self._events(Trouble(part="stop", detail=f"not waiting for {len(pending)} that the queue holds up"))
-                break
+        if pending := await self._tasks.cancel(RECORDING):
+            self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
         await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round
@@ -221,13 +217,13 @@ class RelayManager:
             if turn is None:
                 return
             await self._slots.acquire()  # at once, since it is not locked
-            self._start("relayers", self._relay(turn), among=self._relaying, about=turn.site)
+            self._tasks.start("relayers", self._relay(turn), among=self._relaying, about=turn.site)
 
     def _start_relayers_soon(self) -> None:
         """In the loop's next turn: destinations found by then to be of one site share its transactions."""
         if not self._starting:
             self._starting = True
-            self._start("start", self._start_now())
+            self._tasks.start("start", self._start_now())
 
     async def _start_now(self) -> None:
         self._starting = False
@@ -239,7 +235,7 @@ class RelayManager:
         waiting = destination in self._routing
         self._routing[destination] += recipients
         if not waiting:
-            self._start("routes", self._route(destination), among=self._looking_up, about=destination)
+            self._tasks.start("routes", self._route(destination), among=self._looking_up, about=destination)
 
     async def _route(self, destination: str) -> None:
         try:
@@ -346,11 +342,6 @@ class RelayManager:
     async def _take_slot(self) -> None:
         await self._slots.acquire()
 
-    async def _every(self, period: Callable[[], timedelta], part: str, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(period().total_seconds())
-            await self._health.guarded(part, work())
-
     async def _sleep(self) -> None:
         now = self._clock()
         seconds = [self._settings.check_interval.total_seconds()]
@@ -378,18 +369,6 @@ class RelayManager:
     def _idle(self) -> bool:
         busy = self._intake.waiting or self._looking_up or self._relaying or self._attempts.busy
         return not busy and self._scheduler.idle
-
-    def _start(
-        self,
-        part: str,
-        work: Coroutine[Any, Any, None],
-        among: set[asyncio.Task[None]] | None = None,
-        about: str = "",
-    ) -> None:
-        task = asyncio.create_task(self._health.guarded(part, work, about))
-        for tasks in (self._tasks, self._tasks if among is None else among):
-            tasks.add(task)  # a task that nobody holds may vanish
-            task.add_done_callback(tasks.discard)
 
 
 def _unresolved(destination: str) -> str:

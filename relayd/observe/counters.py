@@ -34,7 +34,6 @@ class Counted(Enum):
     HELD = "messages_held_after_deaths_total", "Messages held because the daemon died with them in hand."
     DEGRADED = "degraded_total", "Times that a part could not do its work."
     TROUBLE = "trouble_total", "Unexpected exceptions."
-    LOG_LINES_DROPPED = "log_lines_dropped_total", "Log lines that could not be written."
 
 
 class Counters:

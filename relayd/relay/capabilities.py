@@ -27,7 +27,6 @@ class Capabilities:
     smtputf8: bool = False  # RFC 6531
     dsn: bool = False  # RFC 3461
     starttls: bool = False  # RFC 3207
-    chunking: bool = False  # RFC 3030
     auth: frozenset[str] = frozenset()  # RFC 4954: mechanisms, upper case
 
     @classmethod
@@ -46,7 +45,6 @@ class Capabilities:
             smtputf8="SMTPUTF8" in offered,
             dsn="DSN" in offered,
             starttls="STARTTLS" in offered,
-            chunking="CHUNKING" in offered,
             auth=frozenset(offered.get("AUTH", [])),
         )
 

@@ -54,11 +54,6 @@ class Scheduler:
         state.fresh.add(destination)
         self._place(site, now)
 
-    def more_mail(self, site: str, destination: str, recipients: int, now: datetime) -> None:
-        """Some more mail arrived for `destination`, beside what was known."""
-        known = self._sites[site].due.get(destination, 0) if site in self._sites else 0
-        self.mail_due(site, destination, known + recipients, now)
-
     def taken(self, turn: Turn, deliveries: int, now: datetime) -> None:
         """A relayer claimed this many in its turn; fewer than its batch means that its destinations have no more,
         but for mail that fell due while it claimed."""

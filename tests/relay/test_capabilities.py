@@ -24,7 +24,6 @@ def test_what_is_offered_is_seen() -> None:
         smtputf8=True,
         dsn=True,
         starttls=True,
-        chunking=True,
         auth=frozenset({"PLAIN", "LOGIN"}),
     )
 

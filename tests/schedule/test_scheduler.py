@@ -75,7 +75,7 @@ def test_mail_that_falls_due_while_a_relayer_claims_is_not_overlooked() -> None:
     scheduler.mail_due("site", "example.org", 1, NOW)
     turn = the_turn(scheduler)
 
-    scheduler.more_mail("site", "example.org", 1, NOW)
+    scheduler.mail_due("site", "example.org", 1, NOW)
     scheduler.taken(turn, 1, NOW)
 
     assert the_turn(scheduler).site == "site"

@@ -56,8 +56,10 @@ class TestTheFile:
                         connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version}")
 
+            message = a_message()
             queue = await SqliteQueue.open(path, owner="this")
-            await queue.add([a_message()])
+            await queue.add([message])
+            assert await queue.known([message.id]) == {message.id}
             await queue.close()
 
     async def test_a_newer_version_is_left_alone(self, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_it_tells_the_service_manager_what_it_does(world: World, mx: Exchanger) 
     with world.daemon(environment={"WATCHDOG_USEC": "400000"}) as daemon:
         daemon.ready()
         wait_until(lambda: daemon.notify.received("WATCHDOG=1"), "a sign of life")
-        wait_until(lambda: daemon.notify.received("STATUS="), "a status")
+        wait_until(lambda: daemon.notify.received("STATUS=0 relayers, 0 look-ups; 0 delivered, 0 failed"), "a status")
         daemon.terminate()
         assert daemon.wait() == 0
         assert daemon.notify.received("STOPPING=1")
