@@ -59,6 +59,7 @@ class RelaySection:
     stop_grace: timedelta = timedelta(seconds=60)
     history: timedelta = timedelta(days=3)
     active_limit: int = 20_000
+    pipeline_window: int = 16
     source_address: str | tuple[str, ...] = ""
     address_family: AddressFamily = AddressFamily.ANY
 

@@ -12,6 +12,7 @@ from relayd.mail.message import Message
 from relayd.mail.route import Site
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
+from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.relayer import Equipment, Relayer
 from relayd.relay.settings import RelaySettings
@@ -34,6 +35,7 @@ class Relayers:
             tls=TlsMemory(settings.tls_memory),
             contexts=TlsContexts(),
             partings=Partings(settings.timeouts.quit),
+            plans=PlanMemory(settings.plan_memory),
             clock=clock,
             shuffle=random.shuffle,
         )

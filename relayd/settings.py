@@ -58,4 +58,6 @@ def manager_settings(config: Config) -> ManagerSettings:
 
 def relay_settings(config: Config, identity: Identity) -> RelaySettings:
     """Return the relayers' settings."""
-    return RelaySettings(hostname=identity.hostname, timeouts=config.timeouts)
+    return RelaySettings(
+        hostname=identity.hostname, timeouts=config.timeouts, pipeline_window=config.relay.pipeline_window
+    )

@@ -5,12 +5,23 @@ Pure.  A keyword that cannot be understood is as if it were not there: nothing i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
 from relayd.mail.reply import Reply
 
 _MAX_SIZE_DIGITS = 20  # RFC 1870 section 3
+_LIMIT = re.compile("[1-9][0-9]{0,5}")  # RFC 9422 section 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a server says it takes (RFC 9422); None where it does not say."""
+
+    mails: int | None = None  # MAILMAX: transactions on one connection
+    recipients: int | None = None  # RCPTMAX: of one transaction
+    domains: int | None = None  # RCPTDOMAINMAX: different ones of recipients, on one connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +32,8 @@ class Capabilities:
     """
 
     pipelining: bool = False  # RFC 2920
+    chunking: bool = False  # RFC 3030
+    limits: Limits = Limits()
     size_declared: bool = False  # RFC 1870: SIZE= may be sent
     size: int | None = None
     eight_bit_mime: bool = False  # RFC 6152
@@ -39,6 +52,8 @@ class Capabilities:
                 offered.setdefault(words[0], []).extend(words[1:])
         return cls(
             pipelining="PIPELINING" in offered,
+            chunking="CHUNKING" in offered,
+            limits=_limits(offered.get("LIMITS", [])),
             size_declared="SIZE" in offered,
             size=_size(offered.get("SIZE", [])),
             eight_bit_mime="8BITMIME" in offered,
@@ -54,3 +69,13 @@ def _size(words: list[str]) -> int | None:
         if word.isascii() and word.isdigit() and len(word) <= _MAX_SIZE_DIGITS:
             return int(word) or None
     return None
+
+
+def _limits(words: list[str]) -> Limits:
+    """Read `NAME=VALUE` words; unknown names and what is no number from 1 to 999999 count for nothing."""
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if _LIMIT.fullmatch(value):
+            found[name] = min(int(value), found.get(name, int(value)))
+    return Limits(mails=found.get("MAILMAX"), recipients=found.get("RCPTMAX"), domains=found.get("RCPTDOMAINMAX"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from relayd.mail.delivery import Delivery
+from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
 from relayd.relay.capabilities import Capabilities
 
@@ -45,16 +46,16 @@ def needs_smtputf8(delivery: Delivery) -> bool:
     return delivery.body.eight_bit_header or (sender is not None and sender.smtputf8)
 
 
-def mail(delivery: Delivery, capabilities: Capabilities, *, utf8: bool) -> bytes:
-    """Return MAIL with the parameters that the message needs and the server offers.
+def mail(delivery: Delivery, body: Body, capabilities: Capabilities, *, utf8: bool) -> bytes:
+    """Return MAIL with the parameters that `body`, as it is sent, needs and the server offers.
 
     SIZE is what is transmitted, dot-stuffing not counted (RFC 1870 section 5); RET and ENVID go on unchanged (RFC
     3461 section 5.2.1).
     """
     words = [f"MAIL FROM:<{delivery.reverse_path or ''}>"]
     if capabilities.size_declared:
-        words.append(f"SIZE={delivery.body.wire_size}")
-    if delivery.body.eight_bit and capabilities.eight_bit_mime:
+        words.append(f"SIZE={body.wire_size}")
+    if body.eight_bit and capabilities.eight_bit_mime:
         words.append("BODY=8BITMIME")
     if utf8:
         words.append("SMTPUTF8")
@@ -73,3 +74,13 @@ def rcpt(recipient: Recipient, capabilities: Capabilities, *, utf8: bool) -> byt
     if capabilities.dsn and recipient.orcpt is not None:
         text += f" ORCPT={recipient.orcpt}"
     return line(text, utf8=utf8)
+
+
+def bdat(octets: int) -> bytes:
+    """Return BDAT for a chunk of so many octets, with more behind it (RFC 3030 section 2)."""
+    return b"BDAT %d\r\n" % octets
+
+
+def bdat_last(octets: int) -> bytes:
+    """Return BDAT for the last chunk."""
+    return b"BDAT %d LAST\r\n" % octets

@@ -16,14 +16,14 @@ from __future__ import annotations
 from relayd.mail.message import Body
 
 
-def whole(body: Body, file: bytes) -> bytes:
+def whole(body: Body, file: bytes, *, stuffed: bool = True) -> bytes:
     """Return the content of a small message, its last CRLF included, the final dot not."""
     content = _canonical(body.prefix + (without(file, body.cuts) if body.cuts else file))
     if not content:
         return b""
     if not content.endswith(b"\r\n"):
         content += b"\r\n"
-    return _stuffed(content, at_start=True)
+    return _stuffed(content, at_start=True) if stuffed else content
 
 
 def without(file: bytes, cuts: tuple[tuple[int, int], ...], offset: int = 0) -> bytes:
@@ -46,9 +46,10 @@ class Encoder:
     The last CRLF is held back until more follows, so that it leaves together with the final dot.
     """
 
-    __slots__ = ("_begun", "_carriage", "_cuts", "_held", "_prefix", "octets")
+    __slots__ = ("_begun", "_carriage", "_cuts", "_held", "_prefix", "_stuffs", "octets")
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, *, stuffed: bool = True) -> None:
+        self._stuffs = stuffed
         self.octets = 0  # of the file, fed so far
         self._prefix = body.prefix
         self._cuts = body.cuts
@@ -82,7 +83,9 @@ class Encoder:
         if not octets:
             self._begun = self._begun or self._carriage
             return b""
-        content = _stuffed(self._held + _canonical(octets), at_start=not self._begun)
+        content = self._held + _canonical(octets)
+        if self._stuffs:
+            content = _stuffed(content, at_start=not self._begun)
         self._begun = True
         self._held = b"\r\n" if content.endswith(b"\r\n") else b""
         return content.removesuffix(b"\r\n")

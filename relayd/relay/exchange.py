@@ -11,17 +11,18 @@ a reset.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
 
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus
 from relayd.relay.content import Encoder
 from relayd.relay.engine import Engine
+from relayd.relay.plans import Plan
 from relayd.relay.ports import Ports
 from relayd.relay.reporter import Reporter
 from relayd.relay.settings import RelaySettings
-from relayd.relay.stock import Stock, unreadable
+from relayd.relay.stock import Stock, streamed, unreadable
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.transaction import Load, Step
 from relayd.relay.wire import Wire
@@ -110,7 +111,8 @@ class Exchange:
     def expired(self) -> None:
         """The server took too long, or did not take what we sent."""
         seconds = self._block if self._wire.unsent else self._limits.get(self.engine.awaited, self._block)
-        what = "the server took no more" if self._wire.unsent or self.engine.streaming else "no reply"
+        owing = not self._wire.unsent and self.engine.awaited
+        what = "no reply" if owing else "the server took no more"
         self._fail(f"{what} in {seconds:g} s {self.engine.where}")
 
     # The turn of the engine
@@ -119,10 +121,11 @@ class Exchange:
     def _done(self) -> bool:
         if self._trouble is not None or self.engine.over is not None:
             return True
-        return self.engine.idle and (self.stopping or self._reporter.broken or not self._stock)
+        ended = self.stopping or self._reporter.broken or not self._stock or self.engine.spent
+        return self.engine.idle and ended
 
     def _receive(self, octets: bytes) -> None:
-        self.engine.receive(octets, self._wire.unsent)
+        self.engine.receive(octets, self._wire.unsent, self._wire.unacknowledged)
         self._advance()
 
     def _advance(self) -> None:
@@ -191,45 +194,49 @@ class Exchange:
     # Large bodies
 
     async def _stream(self) -> None:
-        """Send the body that is streaming; its last line and the final dot only when all before has left."""
+        """Send the body that is streaming; its last octets and its end only when all before has left."""
         engine, wire = self.engine, self._wire
         assert engine.streaming is not None
         load = engine.streaming.load
-        encoder = Encoder(load.delivery.body)
-        chunks = self._ports.bodies.chunks(load.delivery)
+        encoder = Encoder(load.body, stuffed=engine.plan is not Plan.CHUNKED)
+        chunks = streamed(load, self._ports.bodies)
         try:
             async for chunk in chunks:
                 if not self._streams(load):
                     return
                 engine.body(encoder.feed(chunk))
-                await self._send()
+                await self._send(load)
         except OSError as error:
             if self._streams(load):
                 self._unsendable(load, unreadable(error))
         else:
             if not self._streams(load):
                 return
-            if encoder.octets != load.delivery.body.size:
+            if encoder.octets != load.body.size:
                 self._unsendable(load, unreadable("not the file that was accepted"))
                 return
             wire.expect(None)
             engine.end_body(encoder.finish())
             self._guard(self._advance)
         finally:
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
+            await chunks.aclose()
 
     def _streams(self, load: Load) -> bool:
         """Whether the body of `load` is still wanted: the server may refuse it, or go, at any time."""
         return self.engine.streaming is not None and self.engine.streaming.load is load
 
-    async def _send(self) -> None:
+    async def _send(self, load: Load) -> None:
+        """Write; wait until all has left, and until the server owes few enough answers."""
         if octets := self.engine.take():
             self._wire.write(octets)
         if self._wire.unsent:
             self._wire.expect(self._block)
             await self._wire.drained()
         self._wire.expect(None)
+        while self.engine.full and self._streams(load):
+            self._wire.expect(self._block)
+            self._wake.clear()
+            await self._wake.wait()
 
     def _unsendable(self, load: Load, outcome: Deferred) -> None:
         """Leave a message in its middle: by a reset, so that the server does not take the half for the whole."""
@@ -244,5 +251,6 @@ def _limits(timeouts: Timeouts) -> dict[Step | None, float]:
         Step.MAIL: timeouts.mail.total_seconds(),
         Step.RCPT: timeouts.rcpt.total_seconds(),
         Step.DATA: timeouts.data.total_seconds(),
+        Step.CHUNK: timeouts.block.total_seconds(),
         Step.FINAL: timeouts.final.total_seconds(),
     }

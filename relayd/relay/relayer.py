@@ -6,6 +6,7 @@ it.  Invariants:
     Every delivery given to `run` is reported once, or is in `Ended.undone`, never both.
     Another host is tried only while nothing was settled and no end of a message has left: what may have arrived is
     not sent again in the same run (RFC 1047).
+    A message that needs SMTPUTF8 is refused for that only after every host was tried (RFC 6531 section 3.2).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
@@ -27,6 +30,7 @@ from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
 from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
+from relayd.relay.plans import Plan, PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.settings import RelaySettings
@@ -52,6 +56,15 @@ class Ended:
     peer: str = ""
 
 
+class Ending(Enum):
+    """What is to be done after a conversation."""
+
+    DONE = "done"  # the run is over
+    AGAIN = "again"  # the same address once more, by a simpler plan
+    NEXT = "next"  # the next address
+    UNSUITED = "unsuited"  # the next host, for what needs SMTPUTF8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equipment:
     """What all relayers share.  `shuffle` puts hosts of equal preference in a random order, in place."""
@@ -62,6 +75,7 @@ class Equipment:
     tls: TlsMemory
     contexts: TlsContexts
     partings: Partings
+    plans: PlanMemory
     clock: Callable[[], datetime]
     shuffle: Shuffle
 
@@ -76,9 +90,10 @@ class Relayer:
         self._failure: Deferred | Failed | None = None
         self._connects = 0
         self._peer = ""
+        self._elsewhere = sum(map(len, site.hosts)) > 1  # there are hosts to try for what one does not suit
+        self._unsuited: list[Load] = []
         self._interrupted: tuple[Load, Deferred] | None = None  # to be tried at the next host
         self._exchange: Exchange | None = None
-        self._parting: asyncio.Task[None] | None = None
         self._entrance: asyncio.Timeout | None = None
         self._reported: set[str] = set()
 
@@ -102,8 +117,6 @@ class Relayer:
             raise
         undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
         await until_done(reporter.all_durable())
-        if self._parting is not None and not self._finishing:
-            await asyncio.wait([self._parting])
         return Ended(
             undone=tuple(undone),
             settled=len(reporter.reported),
@@ -125,20 +138,35 @@ class Relayer:
             self._entrance.reschedule(asyncio.get_running_loop().time())
 
     async def _send(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
-        """Try hosts until the work is done, or there is a reason to stop."""
+        """Try hosts until the work is done, or there is a reason to stop; then once more with what no host was suited
+        to: its other recipients can be served, and the sender told of the rest."""
+        await self._try_hosts(stock, reporter, withdrawn)
+        if self._unsuited and not self._finishing:
+            stock.put_back(self._unsuited)
+            self._unsuited = []
+            self._elsewhere = False
+            self._connects = 0
+            await self._try_hosts(stock, reporter, withdrawn)
+        stock.put_back(self._unsuited)
+
+    async def _try_hosts(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
         for host in self._equipment.hosts.in_order(self._site.hosts, self._equipment.clock(), self._equipment.shuffle):
-            if self._spent():
-                return
-            targets = await self._addresses(host)
-            for target in targets:
-                if self._spent():
-                    return
+            untried = deque(await self._addresses(host)) if not self._spent() else deque()
+            failed = bool(untried)
+            while untried and not self._spent():
+                target = untried.popleft()
                 established = await self._enter(target)
                 if established is None:
                     continue
-                if await self._converse(target, established, stock, reporter, withdrawn):
+                ending = await self._converse(target, established, stock, reporter, withdrawn)
+                if ending is Ending.DONE:
                     return
-            if targets:
+                if ending is Ending.AGAIN:
+                    untried.appendleft(target)
+                elif ending is Ending.UNSUITED:
+                    failed = False
+                    break
+            if failed:
                 self._equipment.hosts.host_failed(host, self._equipment.clock())
 
     def _spent(self) -> bool:
@@ -187,17 +215,23 @@ class Relayer:
 
     async def _converse(
         self, target: Target, established: Established, stock: Stock, reporter: Reporter, withdrawn: list[Load]
-    ) -> bool:
-        """Send on an open connection; return whether the run ends with it."""
+    ) -> Ending:
+        """Send on an open connection."""
+        equipment, offered = self._equipment, established.capabilities
+        settings = equipment.settings
         reporter.peer, reporter.tls = str(target), established.tls
-        reporter.relays_dsn = established.capabilities.dsn
-        if self._interrupted is not None:
-            stock.put_back([self._interrupted[0]])
-            self._interrupted = None
-        engine = Engine(established.capabilities, max_recipients=self._equipment.settings.max_recipients)
-        exchange = Exchange(
-            established.wire, engine, stock, reporter, self._equipment.ports, self._equipment.settings, withdrawn
+        reporter.relays_dsn = offered.dsn
+        self._bring_back(stock)
+        engine = Engine(
+            offered,
+            plan=equipment.plans.best(offered, target, equipment.clock()),
+            max_recipients=settings.max_recipients,
+            window=settings.pipeline_window,
+            window_size=settings.pipeline_window_size,
+            proven=equipment.plans.proven(target, equipment.clock()),
+            elsewhere=self._elsewhere,
         )
+        exchange = Exchange(established.wire, engine, stock, reporter, equipment.ports, settings, withdrawn)
         self._exchange = exchange
         if self._finishing:
             exchange.stop()
@@ -205,19 +239,29 @@ class Relayer:
             await exchange.run()
         finally:
             self._exchange = None
-        if engine.over is None:
+        self._unsuited += engine.unsuited
+        stock.put_back(engine.returned)
+        if engine.over is None or exchange.our_fault:
             self._failure = None
-            self._parting = self._equipment.partings.part(established.wire)
-            return True
-        if exchange.our_fault:
-            self._failure = None
-            stock.put_back(engine.returned)
-            return True
+            if engine.over is None:
+                equipment.partings.part(established.wire)
+                if engine.plan is Plan.CHUNKED and engine.proven:
+                    equipment.plans.works(target, equipment.clock())
+            return Ending.UNSUITED if self._unsuited and not stock else Ending.DONE
         return self._broken(engine, engine.over, target, stock, reporter)
 
-    def _broken(self, engine: Engine, why: Deferred, target: Target, stock: Stock, reporter: Reporter) -> bool:
-        """See to what was under way when the connection ended; return whether the run ends with it."""
-        stock.put_back(engine.returned)
+    def _bring_back(self, stock: Stock) -> None:
+        """Put what another host did not take, or did not let us finish, before all others."""
+        stock.put_back(self._unsuited)
+        self._unsuited = []
+        if self._interrupted is not None:
+            stock.put_back([self._interrupted[0]])
+            self._interrupted = None
+
+    def _broken(self, engine: Engine, why: Deferred, target: Target, stock: Stock, reporter: Reporter) -> Ending:
+        """See to what was under way when the connection ended."""
+        now = self._equipment.clock()
+        simpler = engine.broke and self._equipment.plans.broke(target, engine.plan, now)
         load = engine.interrupted
         if engine.progress:
             self._failure = None
@@ -225,13 +269,17 @@ class Relayer:
                 self._defer(load, why, reporter)
             elif load is not None:
                 stock.put_back([load])
-            return True
+            return Ending.DONE
         self._failure = why
-        self._equipment.hosts.target_failed(target, self._equipment.clock())
-        if load is None:
-            return engine.marked
-        self._interrupted = (load, why)
-        return False
+        if load is not None:
+            self._interrupted = (load, why)
+        if engine.marked:
+            self._equipment.hosts.target_failed(target, now)
+            return Ending.DONE
+        if simpler:
+            return Ending.AGAIN
+        self._equipment.hosts.target_failed(target, now)
+        return Ending.NEXT
 
     def _leave_interrupted(self, reporter: Reporter) -> list[Delivery]:
         """Defer the message that was under way at the last host there was; give it back if we are finishing."""

@@ -13,6 +13,7 @@ from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.commands import needs_smtputf8
+from relayd.relay.transaction import Load
 
 TOO_LARGE = EnhancedStatus(5, 3, 4)
 CONVERSION_REQUIRED = EnhancedStatus(5, 6, 3)
@@ -22,9 +23,14 @@ BAD_ADDRESS = EnhancedStatus(5, 1, 3)
 BAD_SENDER = EnhancedStatus(5, 1, 7)
 
 
-def obstacle(delivery: Delivery, capabilities: Capabilities) -> Failed | None:
+def wants_smtputf8(delivery: Delivery) -> bool:
+    """Whether all of it, every recipient included, can go only to a server with SMTPUTF8."""
+    return needs_smtputf8(delivery) or any(one.address.smtputf8 for one in delivery.recipients)
+
+
+def obstacle(load: Load, capabilities: Capabilities) -> Failed | None:
     """Return why this server cannot take the message at all, None if it can."""
-    body = delivery.body
+    delivery, body = load.delivery, load.body
     if capabilities.size is not None and body.wire_size > capabilities.size:
         reason = f"the message has {body.wire_size} octets, the server takes {capabilities.size}"
         return Failed(reason=reason, status=TOO_LARGE)

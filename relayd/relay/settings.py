@@ -20,6 +20,8 @@ class RelaySettings:
 
     hostname: str
     timeouts: Timeouts = field(default_factory=Timeouts)
+    pipeline_window: int = 16  # messages of the chunked plan that the server owes an answer for, on one connection
+    pipeline_window_size: int = 1024 * KIB  # octets of them, one message more; and of a large body
     max_recipients: int = 100  # in one transaction (RFC 5321 section 4.5.3.1.8)
     max_addresses: int = 5  # of one host that are tried in one run
     max_connects: int = 10  # connections that are tried in one run
@@ -28,10 +30,12 @@ class RelaySettings:
     read_ahead_size: int = 1024 * KIB  # octets of bodies read ahead
     max_unreported: int = 32  # settled deliveries that are not durable yet
     host_memory: timedelta = timedelta(minutes=10)  # how long a host that failed is tried last
+    plan_memory: timedelta = timedelta(hours=1)  # how long a server that broke on an extension is spared it
     tls_memory: timedelta = timedelta(hours=1)  # how long a failed handshake means clear text, where that is allowed
 
     def __post_init__(self) -> None:
         if not _HOSTNAME.fullmatch(self.hostname):
             raise ValueError(f"not a host name: {self.hostname!r}")
-        if min(self.max_recipients, self.max_addresses, self.max_connects, self.read_ahead, self.max_unreported) < 1:
+        limits = (self.max_recipients, self.max_addresses, self.max_connects, self.read_ahead, self.max_unreported)
+        if min(*limits, self.pipeline_window) < 1:
             raise ValueError("a limit must be at least 1")

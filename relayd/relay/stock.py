@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred
@@ -13,6 +13,7 @@ from relayd.relay.ports import Bodies
 from relayd.relay.settings import RelaySettings
 from relayd.relay.transaction import Load
 
+PIECE = 64 * 1024  # octets
 UNREADABLE = EnhancedStatus(4, 3, 0)  # RFC 3463 section 3.4: other mail system status
 
 
@@ -119,3 +120,14 @@ def _load(delivery: Delivery, raw: bytes | OSError | None) -> Load:
 def unreadable(why: OSError | str) -> Deferred:
     """Return the outcome of a message whose file cannot be sent: our trouble, not the server's."""
     return Deferred(reason=f"the message's file cannot be read: {why}", status=UNREADABLE)
+
+
+async def streamed(load: Load, bodies: Bodies) -> AsyncGenerator[bytes, None]:
+    """Yield the octets of a large load in pieces: of its scratch file if it has one, else of its own."""
+    if load.scratch is None:
+        async for piece in bodies.chunks(load.delivery):
+            yield piece
+        return
+    await asyncio.to_thread(load.scratch.seek, 0)
+    while piece := await asyncio.to_thread(load.scratch.read, PIECE):
+        yield piece

@@ -7,11 +7,12 @@ its recipients.  Invariant: a recipient of a load is in `outcomes`, or in `pendi
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from relayd.mail.delivery import Delivery
+from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus, Reply
@@ -26,26 +27,34 @@ class Step(Enum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
+    CHUNK = "BDAT"
     FINAL = "the end of the message"
 
 
 Script: TypeAlias = deque[tuple[Step, Recipient | None, bytes]]
 
 
-@dataclass(slots=True, eq=False)
 class Load:
-    """A delivery under way.  `raw` is its file, None if it is to be streamed; `begun` is on the shell's clock."""
+    """A delivery under way.
 
-    delivery: Delivery
-    raw: bytes | None = None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    pending: list[Recipient] = field(default_factory=list)
-    open: int = 0  # transactions begun and not settled
-    closed: int = 0  # transactions settled by the server
-    begun: float = 0.0
+    `body` and `raw` are what is sent: at first the delivery's own body and its file; for a server that cannot take
+    it as it is, what was made of it (`altered` says how).  `raw` is None where the octets are to be streamed, then
+    from `scratch` if there is one.  `begun` is on the shell's clock.
+    """
 
-    def __post_init__(self) -> None:
-        self.renew()
+    __slots__ = ("altered", "begun", "body", "closed", "delivery", "open", "outcomes", "pending", "raw", "scratch")
+
+    def __init__(self, delivery: Delivery, raw: bytes | None = None) -> None:
+        self.delivery = delivery
+        self.body: Body = delivery.body
+        self.raw = raw
+        self.scratch: BinaryIO | None = None
+        self.altered = ""
+        self.outcomes: dict[int, Outcome] = {}
+        self.pending: list[Recipient] = list(delivery.recipients)
+        self.open = 0  # transactions begun and not settled
+        self.closed = 0  # transactions settled by the server
+        self.begun = 0.0
 
     def renew(self) -> None:
         """Begin again, on another connection, with the recipients that have no outcome."""
@@ -64,24 +73,46 @@ class Load:
         self.pending = []
 
 
-@dataclass(slots=True, eq=False)
 class Transaction:
     """Some recipients of a load, and the replies so far.
 
-    `script` is what remains to be said up to DATA.  `end` is the number of octets of the connection up to and with
-    the final dot's CRLF, 0 while it is not written.  `hollow`: ended with a lone dot, since nobody was accepted.
+    `script` is what remains to be said of the envelope.  `end` is the number of octets of the connection up to and
+    with the last of the message, 0 while that is not written.  `fresh`: a RSET stands before it.  `hollow`: ended with
+    a lone dot, since nobody was accepted.  `final`: the reply to the end, or to the chunk that was refused, which the
+    reply to the RSET behind it has yet to confirm.
     """
 
-    load: Load
-    recipients: tuple[Recipient, ...]
-    script: Script
-    fresh: bool  # begins with RSET
-    mail: Reply | None = None
-    data: Reply | None = None
-    accepted: list[Recipient] = field(default_factory=list)
-    refused: list[tuple[Recipient, Reply]] = field(default_factory=list)
-    end: int = 0
-    hollow: bool = False
+    __slots__ = (
+        "accepted",
+        "data",
+        "end",
+        "final",
+        "fresh",
+        "hollow",
+        "load",
+        "mail",
+        "recipients",
+        "refused",
+        "script",
+    )
+
+    def __init__(self, load: Load, recipients: tuple[Recipient, ...], script: Script, *, fresh: bool) -> None:
+        self.load = load
+        self.recipients = recipients
+        self.script = script
+        self.fresh = fresh
+        self.mail: Reply | None = None
+        self.data: Reply | None = None
+        self.final: Reply | None = None
+        self.accepted: list[Recipient] = []
+        self.refused: list[tuple[Recipient, Reply]] = []
+        self.end = 0
+        self.hollow = False
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether MAIL was refused."""
+        return self.mail is not None and not self.mail.positive
 
     def settle_refusals(self) -> None:
         """Turn refused recipients into outcomes, or back into pending ones where the server took some and had enough.
@@ -101,6 +132,13 @@ class Transaction:
         """Give `outcome` to the accepted recipients."""
         for recipient in self.accepted:
             self.load.outcomes[recipient.number] = outcome
+
+    def settle_unrefused(self, outcome: Outcome) -> None:
+        """Give `outcome` to those that were accepted, or may have been: of some there is no answer yet."""
+        refused = {recipient.number for recipient, _ in self.refused}
+        for recipient in self.recipients:
+            if recipient.number not in refused:
+                self.load.outcomes.setdefault(recipient.number, outcome)
 
     def keep_refusals(self) -> None:
         """Keep what was said for good of single recipients, whatever becomes of the others."""

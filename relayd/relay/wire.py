@@ -96,6 +96,11 @@ class Wire(asyncio.Protocol):
         """The octets that were written and have not left this process."""
         return self._transport.get_write_buffer_size() if self._paused else 0
 
+    @property
+    def unacknowledged(self) -> int:
+        """The octets that were written and that the server's kernel has not acknowledged."""
+        return self._on_the_way() if self._transport.get_extra_info("ssl_object") is None else self.unsent
+
     # Before the first MAIL: one command at a time
 
     async def ask(self, octets: bytes, name: str, patience: timedelta) -> Reply:

@@ -23,6 +23,7 @@ from relayd.mail.route import Host, Site, Target, TlsPolicy
 from relayd.relay.content import whole
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
+from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.relayer import Ended, Equipment, Relayer
 from relayd.relay.settings import RelaySettings
@@ -194,6 +195,7 @@ class Bench:
         self.hosts = HostMemory(self.settings.host_memory)
         self.tls = TlsMemory(self.settings.tls_memory)
         self.partings = Partings(timeouts.quit)
+        self.plans = PlanMemory(self.settings.plan_memory)
         self.contexts = contexts or TlsContexts()
 
     def relayer(self, site: Site) -> Relayer:
@@ -214,6 +216,7 @@ class Bench:
             tls=self.tls,
             contexts=self.contexts,
             partings=self.partings,
+            plans=self.plans,
             clock=lambda: self.now,
             shuffle=random.Random(1).shuffle,
         )

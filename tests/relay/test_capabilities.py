@@ -18,6 +18,7 @@ def test_what_is_offered_is_seen() -> None:
     )
     assert found == Capabilities(
         pipelining=True,
+        chunking=True,
         size_declared=True,
         size=1000,
         eight_bit_mime=True,

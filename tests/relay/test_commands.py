@@ -19,18 +19,20 @@ EVERYTHING = Capabilities(size_declared=True, eight_bit_mime=True, smtputf8=True
 
 def test_mail_has_every_parameter_that_is_needed_and_offered() -> None:
     delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
-    assert mail(delivery, EVERYTHING, utf8=True) == (
+    assert mail(delivery, delivery.body, EVERYTHING, utf8=True) == (
         b"MAIL FROM:<sender@example.com> SIZE=4 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=42\r\n"
     )
 
 
 def test_mail_has_no_parameter_that_is_not_offered() -> None:
     delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
-    assert mail(delivery, Capabilities(), utf8=False) == b"MAIL FROM:<sender@example.com>\r\n"
+    assert mail(delivery, delivery.body, Capabilities(), utf8=False) == b"MAIL FROM:<sender@example.com>\r\n"
 
 
 def test_the_null_path_stays_null() -> None:
-    assert mail(a_delivery(sender=None), Capabilities(), utf8=False) == b"MAIL FROM:<>\r\n"
+    delivery = a_delivery(sender=None)
+
+    assert mail(delivery, delivery.body, Capabilities(), utf8=False) == b"MAIL FROM:<>\r\n"
 
 
 def test_rcpt_carries_notify_and_orcpt_only_where_dsn_is_offered() -> None:
@@ -49,7 +51,7 @@ def test_rcpt_carries_notify_and_orcpt_only_where_dsn_is_offered() -> None:
 def test_a_line_end_in_a_parameter_never_becomes_a_command() -> None:
     delivery = replace(a_delivery(), envid="x\r\nRCPT TO:<evil@example.org>")
     with pytest.raises(UnsafeCommand):
-        mail(delivery, EVERYTHING, utf8=False)
+        mail(delivery, delivery.body, EVERYTHING, utf8=False)
 
 
 @given(st.text(max_size=40), st.booleans())

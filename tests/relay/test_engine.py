@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relayd.mail.delivery import Delivery
@@ -9,6 +11,7 @@ from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.engine import Engine
+from relayd.relay.plans import Plan
 from relayd.relay.transaction import Load
 from tests.relay.kit import ANN, BOB, CAROL, HELLO, a_body, a_delivery
 
@@ -22,9 +25,9 @@ class Play:
     """An engine on a stage: deliveries are started as there is room, replies arrive one piece at a time."""
 
     def __init__(
-        self, capabilities: Capabilities, *deliveries: Delivery, raw: bytes | None = HELLO, **limits: int
+        self, capabilities: Capabilities, *deliveries: Delivery, raw: bytes | None = HELLO, **limits: Any
     ) -> None:
-        self.engine = Engine(capabilities, **limits)
+        self.engine = Engine(capabilities, plan=Plan.of(capabilities), **limits)
         self.loads = [Load(delivery, raw) for delivery in deliveries]
         self.waiting = list(self.loads)
         self.writes: list[bytes] = []

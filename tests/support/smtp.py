@@ -79,7 +79,7 @@ class Connection:
     flights: list[bytes] = field(default_factory=list)  # what came in one read
     peer: str = ""  # the client's address
     encrypted: bool = False
-    open: bool = True  # until either side began to close it
+    open: bool = True  # until the client said QUIT or either side began to close it
     ended: str = ""  # "eof" or "reset" once it has gone
 
     @property
@@ -107,7 +107,7 @@ class ScriptedServer:
     ) -> None:
         self.connections: list[Connection] = []
         self.talks: list[_Talk] = []
-        self.most_at_once = 0  # connections
+        self.most_at_once = 0  # connections that were not told QUIT
         self.host = host
         self.port = port
         self._replies: dict[str, Script] = {**DEFAULTS, **(replies or {})}
@@ -160,7 +160,6 @@ class ScriptedServer:
         self.talks.append(talk)
         task = asyncio.create_task(self._serve(talk))
         self._tasks.add(task)
-        self.most_at_once = max(self.most_at_once, sum(each.open for each in self.connections))
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, talk: _Talk) -> None:
@@ -214,10 +213,14 @@ class _Talk:
         while True:
             line = (await self._line()).decode("utf-8", "replace")
             self.connection.commands.append(line)
+            # Counted now, not when it was accepted: whatever another connection was told before has been read.
+            self.server.most_at_once = max(self.server.most_at_once, sum(each.open for each in self.server.connections))
             await self._obey(line)
 
     async def _obey(self, line: str) -> None:
         verb = line.split(" ")[0].split(":")[0].upper()
+        if verb == "QUIT":
+            self.connection.open = False
         answer = await self._say(verb if verb in DEFAULTS else "other", line)
         if answer[:1] == b"2" and verb == "MAIL":
             self._mail, self._recipients = line, []
