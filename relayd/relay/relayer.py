@@ -24,13 +24,15 @@ from enum import Enum
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
+from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
 from relayd.relay.engine import Engine
+from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
 from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
-from relayd.relay.plans import Plan, PlanMemory
+from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.settings import RelaySettings
@@ -222,12 +224,10 @@ class Relayer:
         reporter.peer, reporter.tls = str(target), established.tls
         reporter.relays_dsn = offered.dsn
         self._bring_back(stock)
-        engine = Engine(
+        engine = engine_for(
+            equipment.plans.best(offered, target, equipment.clock()),
             offered,
-            plan=equipment.plans.best(offered, target, equipment.clock()),
-            max_recipients=settings.max_recipients,
-            window=settings.pipeline_window,
-            window_size=settings.pipeline_window_size,
+            settings,
             proven=equipment.plans.proven(target, equipment.clock()),
             elsewhere=self._elsewhere,
         )
@@ -245,7 +245,7 @@ class Relayer:
             self._failure = None
             if engine.over is None:
                 equipment.partings.part(established.wire)
-                if engine.plan is Plan.CHUNKED and engine.proven:
+                if isinstance(engine, ChunkedEngine) and engine.proven:
                     equipment.plans.works(target, equipment.clock())
             return Ending.UNSUITED if self._unsuited and not stock else Ending.DONE
         return self._broken(engine, engine.over, target, stock, reporter)
@@ -262,10 +262,10 @@ class Relayer:
         """See to what was under way when the connection ended."""
         now = self._equipment.clock()
         simpler = engine.broke and self._equipment.plans.broke(target, engine.plan, now)
-        load = engine.interrupted
+        load = engine.end.interrupted
         if engine.progress:
             self._failure = None
-            if load is not None and engine.touched:
+            if load is not None and engine.end.touched:
                 self._defer(load, why, reporter)
             elif load is not None:
                 stock.put_back([load])
@@ -273,7 +273,7 @@ class Relayer:
         self._failure = why
         if load is not None:
             self._interrupted = (load, why)
-        if engine.marked:
+        if engine.end.marked:
             self._equipment.hosts.target_failed(target, now)
             return Ending.DONE
         if simpler:

@@ -114,6 +114,20 @@ class Transaction:
         """Whether MAIL was refused."""
         return self.mail is not None and not self.mail.positive
 
+    def answered(self, recipient: Recipient, reply: Reply) -> None:
+        """Note the reply to a RCPT."""
+        if reply.positive:
+            self.accepted.append(recipient)
+        else:
+            self.refused.append((recipient, reply))
+
+    def may_have_arrived(self, left: int) -> bool:
+        """Whether somebody may have it, with so many octets of the connection gone: to be cautious, its last two are
+        not waited for."""
+        if not self.end or self.hollow or self.final is not None or (self.turned_away and not self.accepted):
+            return False
+        return left >= self.end - 2
+
     def settle_refusals(self) -> None:
         """Turn refused recipients into outcomes, or back into pending ones where the server took some and had enough.
 

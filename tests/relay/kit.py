@@ -20,10 +20,13 @@ from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Failed, Outcome
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Host, Site, Target, TlsPolicy
+from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import whole
+from relayd.relay.engine import Engine
+from relayd.relay.engines import engine_for
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
-from relayd.relay.plans import PlanMemory
+from relayd.relay.plans import Plan, PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.relayer import Ended, Equipment, Relayer
 from relayd.relay.settings import RelaySettings
@@ -75,6 +78,14 @@ def a_delivery(
         lease=1,
         **fields,
     )
+
+
+def an_engine(
+    offered: Capabilities, *, plan: Plan | None = None, proven: bool = False, elsewhere: bool = False, **limits: Any
+) -> Engine:
+    """An engine for the best plan that is offered, or for `plan`; `limits` are settings."""
+    settings = RelaySettings(hostname="relay.example.org", **limits)
+    return engine_for(plan or Plan.of(offered), offered, settings, proven=proven, elsewhere=elsewhere)
 
 
 def deliveries(count: int, file: bytes = HELLO) -> list[Delivery]:

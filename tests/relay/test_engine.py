@@ -10,10 +10,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.capabilities import Capabilities
-from relayd.relay.engine import Engine
-from relayd.relay.plans import Plan
 from relayd.relay.transaction import Load
-from tests.relay.kit import ANN, BOB, CAROL, HELLO, a_body, a_delivery
+from tests.relay.kit import ANN, BOB, CAROL, HELLO, a_body, a_delivery, an_engine
 
 LOCK_STEP = Capabilities()
 PIPELINED = Capabilities(pipelining=True)
@@ -27,7 +25,7 @@ class Play:
     def __init__(
         self, capabilities: Capabilities, *deliveries: Delivery, raw: bytes | None = HELLO, **limits: Any
     ) -> None:
-        self.engine = Engine(capabilities, plan=Plan.of(capabilities), **limits)
+        self.engine = an_engine(capabilities, **limits)
         self.loads = [Load(delivery, raw) for delivery in deliveries]
         self.waiting = list(self.loads)
         self.writes: list[bytes] = []
@@ -238,7 +236,7 @@ class TestRepliesInAdvance:
         played = play(PIPELINED, a_delivery(), OK, OK, b"354 go\r\n250 queued as FAKE\r\n")
         assert played.engine.over is not None
         assert "protocol error" in played.engine.over.reason
-        assert played.engine.interrupted is played.loads[0]
+        assert played.engine.end.interrupted is played.loads[0]
         assert played.noted == []
         assert HELLO not in b"".join(played.writes)
 
@@ -253,7 +251,7 @@ class TestRepliesInAdvance:
         played = Play(LOCK_STEP, a_delivery()).reply(*replies[:stage], replies[stage] + "\r\n250 more")
         assert played.engine.over is not None
         assert played.engine.settled == []
-        assert played.engine.interrupted is played.loads[0]
+        assert played.engine.end.interrupted is played.loads[0]
 
     def test_between_two_messages_it_ends_the_connection(self) -> None:
         played = play(LOCK_STEP, a_delivery(), OK, OK, "354 go", b"250 2.0.0 queued\r\n250 more\r\n")
@@ -265,11 +263,11 @@ class TestRepliesInAdvance:
         assert played.engine.streaming is not None
         played.reply("250 queued")
         assert played.engine.over is not None
-        assert played.engine.interrupted is played.loads[0]
+        assert played.engine.end.interrupted is played.loads[0]
 
     def test_a_2yz_before_the_end_has_left_is_no_success(self) -> None:
         played = play(PIPELINED, a_delivery(), OK, OK, "354 go").reply("250 queued", unsent=100)
-        assert played.engine.interrupted is played.loads[0]
+        assert played.engine.end.interrupted is played.loads[0]
         assert played.engine.settled == []
 
 
@@ -309,7 +307,7 @@ def test_a_reply_of_the_wrong_class_ends_the_connection_without_a_verdict(
     played = play(capabilities, a_delivery(), *replies)
     assert played.engine.over is not None
     assert played.engine.over.scope is Scope.HOST
-    assert played.engine.interrupted is played.loads[0]
+    assert played.engine.end.interrupted is played.loads[0]
     assert HELLO not in b"".join(played.writes)
 
 
@@ -335,8 +333,8 @@ class TestALostConnection:
     @pytest.mark.parametrize("replies", [[], [OK], [OK, OK]])
     def test_before_the_message_interrupts_it(self, capabilities: Capabilities, replies: list[str]) -> None:
         played = play(capabilities, a_delivery(), *replies).lose()
-        assert played.engine.interrupted is played.loads[0]
-        assert played.engine.touched is bool(replies)
+        assert played.engine.end.interrupted is played.loads[0]
+        assert played.engine.end.touched is bool(replies)
         assert played.engine.settled == []
 
     def test_after_the_end_of_the_message_leaves_a_possible_duplicate(self) -> None:
@@ -351,19 +349,19 @@ class TestALostConnection:
     def test_with_the_end_still_in_our_hands_does_not(self) -> None:
         played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, OK, "354 go")
         behind = len(played.writes[0])
-        assert played.lose(unsent=behind + 3).engine.interrupted is played.loads[0]
+        assert played.lose(unsent=behind + 3).engine.end.interrupted is played.loads[0]
 
     def test_with_only_the_next_envelope_in_our_hands_does(self) -> None:
         played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, OK, "354 go")
         played.lose(unsent=len(played.writes[0]))
         assert played.engine.settled == [played.loads[0]]
-        assert played.engine.marked
+        assert played.engine.end.marked
 
     def test_between_two_messages_touches_nobody(self) -> None:
         played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, OK, "354 go", "250 2.0.0 queued").lose()
         assert played.outcomes() == {ANN: QUEUED}
-        assert played.engine.interrupted is played.loads[1]
-        assert not played.engine.touched
+        assert played.engine.end.interrupted is played.loads[1]
+        assert not played.engine.end.touched
 
     def test_between_two_transactions_of_a_message_settles_it(self) -> None:
         played = Play(LOCK_STEP, a_delivery([ANN, BOB]), max_recipients=1).reply(
@@ -384,15 +382,15 @@ class Test421:
     def test_at_any_stage_is_no_verdict(self, replies: list[str]) -> None:
         played = play(LOCK_STEP, a_delivery(), *replies, "421 closing")
         assert played.engine.over == Deferred(Reply(421, "closing"), Scope.HOST)
-        assert played.engine.interrupted is played.loads[0]
-        assert not played.engine.marked
+        assert played.engine.end.interrupted is played.loads[0]
+        assert not played.engine.end.marked
 
     def test_to_the_second_message_leaves_it_untouched(self) -> None:
         played = Play(PIPELINED, a_delivery(), a_delivery(name="M2")).reply(OK, OK, "354 go", "250 2.0.0 queued")
         played.reply("421 one is enough")
         assert played.outcomes() == {ANN: QUEUED}
-        assert played.engine.interrupted is played.loads[1]
-        assert not played.engine.touched
+        assert played.engine.end.interrupted is played.loads[1]
+        assert not played.engine.end.touched
 
     def test_between_messages_is_no_protocol_error(self) -> None:
         played = play(LOCK_STEP, a_delivery(), OK, OK, "354 go", b"250 2.0.0 queued\r\n421 idle\r\n")

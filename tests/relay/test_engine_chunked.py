@@ -22,9 +22,9 @@ FLIGHT = (
 )
 
 
-def proven(*batch: Delivery, raw: bytes | None = HELLO, window: int = 16, **limits: int) -> Play:
+def proven(*batch: Delivery, raw: bytes | None = HELLO, **limits: int) -> Play:
     """A play with a server that is known to take this plan."""
-    return Play(CHUNKED, *batch, raw=raw, window=window, proven=True, **limits)
+    return Play(CHUNKED, *batch, raw=raw, proven=True, **limits)
 
 
 def test_a_message_is_one_flight() -> None:
@@ -36,7 +36,7 @@ def test_a_message_is_one_flight() -> None:
 
 
 def test_a_window_of_messages_is_one_write() -> None:
-    played = proven(*deliveries(5), window=3)
+    played = proven(*deliveries(5), pipeline_window=3)
 
     assert played.writes == [FLIGHT * 3]
     played.reply(*TAKEN)
@@ -47,7 +47,7 @@ def test_a_window_of_messages_is_one_write() -> None:
 
 
 def test_the_window_opens_when_the_server_has_taken_a_message() -> None:
-    played = Play(CHUNKED, *deliveries(4), window=16)
+    played = Play(CHUNKED, *deliveries(4), pipeline_window=16)
 
     assert played.writes == [FLIGHT]
     played.reply(*TAKEN)
@@ -55,7 +55,7 @@ def test_the_window_opens_when_the_server_has_taken_a_message() -> None:
 
 
 def test_the_window_is_bounded_in_octets_too() -> None:
-    played = proven(*deliveries(5), window_size=len(FLIGHT) + 1)
+    played = proven(*deliveries(5), pipeline_window_size=len(FLIGHT) + 1)
 
     assert played.writes == [FLIGHT * 2]
 
@@ -185,9 +185,9 @@ class TestTheEnd:
         played = proven(*deliveries(3)).reply(*TAKEN, "421 4.3.2 one is enough")
 
         assert played.outcomes() == {ANN: QUEUED}
-        assert played.engine.interrupted is played.loads[1]
+        assert played.engine.end.interrupted is played.loads[1]
         assert played.engine.returned == [played.loads[2]]
-        assert not played.engine.marked
+        assert not played.engine.end.marked
         assert not played.engine.broke
 
     def test_recipients_refused_for_good_keep_that(self) -> None:
@@ -203,7 +203,7 @@ class TestTheEnd:
         played = Play(CHUNKED, a_delivery()).reply(OK, OK, f"{code} 5.5.1 what")
 
         assert played.engine.broke
-        assert played.engine.interrupted is played.loads[0]
+        assert played.engine.end.interrupted is played.loads[0]
         assert played.loads[0].outcomes == {}
 
 
@@ -273,7 +273,7 @@ class TestLargeBodies:
         assert played.outcomes() == {ANN: Failed(Reply(552, "too large", EnhancedStatus(5, 3, 4)))}
 
     def test_the_server_owes_answers_for_no_more_than_the_window(self) -> None:
-        played = proven(a_delivery(), raw=None, window_size=2500).reply(OK, OK)
+        played = proven(a_delivery(), raw=None, pipeline_window_size=2500).reply(OK, OK)
         for _ in range(2):
             played.engine.body(b"x" * 1000)
             assert not played.engine.full
@@ -289,8 +289,8 @@ class TestLargeBodies:
         self.write(played)
         played.lose()
 
-        assert played.engine.interrupted is played.loads[0]
-        assert not played.engine.marked
+        assert played.engine.end.interrupted is played.loads[0]
+        assert not played.engine.end.marked
 
 
 class TestLimits:

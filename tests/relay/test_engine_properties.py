@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from relayd.mail.outcome import Deferred, Delivered, Scope
 from relayd.relay.capabilities import Capabilities
-from relayd.relay.engine import Engine
 from relayd.relay.plans import Plan
 from relayd.relay.transaction import Load, Step
-from tests.relay.kit import a_delivery
+from tests.relay.kit import a_delivery, an_engine
 
 MEAN = st.sampled_from(
     [
@@ -76,7 +75,7 @@ class Run:
     """An engine with a few messages, fed with what Hypothesis makes up."""
 
     def __init__(self, plan: Plan, sizes: list[int], stream: bool, *, proven: bool = True) -> None:
-        self.engine = Engine(Capabilities(), plan=plan, max_recipients=2, proven=proven)
+        self.engine = an_engine(Capabilities(), plan=plan, max_recipients=2, proven=proven)
         self.dot = b"." if plan is Plan.CHUNKED else b".."
         self.loads = []
         for number, size in enumerate(sizes):
@@ -104,7 +103,7 @@ class Run:
     def check(self) -> None:
         engine = self.engine
         started = [load for load in self.loads if load not in self.waiting]
-        ends = [*engine.settled, *engine.returned, *([engine.interrupted] if engine.interrupted else [])]
+        ends = [*engine.settled, *engine.returned, *([engine.end.interrupted] if engine.end.interrupted else [])]
         assert len(ends) == len(set(map(id, ends)))
         if engine.over is not None:
             assert set(map(id, ends)) == set(map(id, started))
@@ -121,7 +120,7 @@ class Run:
                     assert load.delivery.id in self.ended
         for load in engine.settled:
             assert set(load.outcomes) == {one.number for one in load.delivery.recipients}
-        for load in engine.returned + ([engine.interrupted] if engine.interrupted else []):
+        for load in engine.returned + ([engine.end.interrupted] if engine.end.interrupted else []):
             assert not any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
 
 
