@@ -36,6 +36,7 @@ class Report:
     age: timedelta  # of the message, when the attempt ended
     tls: str = ""
     seconds: float = 0.0
+    altered: str = ""
 
 
 class Commits:
@@ -172,7 +173,14 @@ class Commits:
         delivery = report.settlement.delivery
         age = report.age.total_seconds()
         for recipient in report.settlement.recipients:
-            event = Attempted(id=delivery.id, recipient=recipient, tls=report.tls, seconds=report.seconds, age=age)
+            event = Attempted(
+                id=delivery.id,
+                recipient=recipient,
+                tls=report.tls,
+                seconds=report.seconds,
+                age=age,
+                altered=report.altered,
+            )
             tell(self._events, event)
         failed = any(recipient.status is Status.FAILED for recipient in report.settlement.recipients)
         if failed and delivery.reverse_path is None:

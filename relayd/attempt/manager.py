@@ -102,7 +102,7 @@ class AttemptManager:
             QueueError: from the awaitable, if `close` gave up before the queue took it.
         """
         settlement = settle(attempt, self._settings, self._clock(), jitter=self._jitter())
-        return self._commit(settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds)
+        return self._commit(settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds, altered=attempt.altered)
 
     async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:
         """Settle what has no route, now or ever; returns when that is durable."""
@@ -211,11 +211,11 @@ class AttemptManager:
             self._health.failed(error)
 
     def _commit(
-        self, settlement: Settlement, ended: datetime, *, tls: str = "", seconds: float = 0.0
+        self, settlement: Settlement, ended: datetime, *, tls: str = "", seconds: float = 0.0, altered: str = ""
     ) -> Awaitable[None]:
         durable = asyncio.get_running_loop().create_future()
         age = ended - settlement.delivery.arrived
-        report = Report(settlement=settlement, durable=durable, age=age, tls=tls, seconds=seconds)
+        report = Report(settlement=settlement, durable=durable, age=age, tls=tls, seconds=seconds, altered=altered)
         self._commits.add(report)
         return durable
 

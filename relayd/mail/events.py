@@ -49,6 +49,7 @@ class Attempted:
     tls: str
     seconds: float
     age: float  # seconds since the message arrived
+    altered: str = ""  # as in Attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,7 @@ class Observer:
             tls=event.tls or None,
             took=f"{event.seconds:.3f}s",
             age=f"{event.age:.3f}s",
+            altered=event.altered or None,
             next=_next(recipient),
             dup="possible" if recipient.possible_duplicate else None,
             reply=recipient.reply,

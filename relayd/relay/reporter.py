@@ -53,6 +53,7 @@ class Reporter:
             tls=self.tls,
             relays_dsn=self.relays_dsn,
             seconds=seconds,
+            altered=load.altered,
         )
         future = asyncio.ensure_future(self._reports.report(attempt))
         self._unresolved.add(future)

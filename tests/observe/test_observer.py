@@ -63,6 +63,12 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
         {Counted.ATTEMPTS: 1, Counted.DEFERRED: 1},
     ),
     (
+        replace(ATTEMPTED, altered="re-encoded"),
+        "<6>q=01J8ZK r=ann@example.org status=deferred dsn=4.2.0 n=2 host=mx1.example.org addr=[192.0.2.1]:25 "
+        'tls=1.3/verified took=0.250s age=61.000s altered=re-encoded next=540s reply="450 4.2.0 greylisted"',
+        {Counted.ATTEMPTS: 1, Counted.DEFERRED: 1},
+    ),
+    (
         Accepted(message=MESSAGE, file="a b.eml"),
         '<6>event=accepted q=01J8ZK sender=<> recipients=1 size=1234 file="a b.eml"',
         {Counted.ACCEPTED: 1, Counted.ACCEPTED_OCTETS: 1234},
