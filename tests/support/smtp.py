@@ -2,7 +2,12 @@
 
 `replies` says, by stage, what to answer: a text (a line or several, without the last CRLF), octets as they are, an
 `Answer` with a delay or an end, a list of these to be used up in order over all connections (then the default), or a
-function of the command's line.  Stages: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, final, RSET, QUIT.
+function of the command's line.  Stages: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, BDAT, final, RSET,
+QUIT.  BDAT is a chunk that is not the last; the last one is answered as `final`.
+
+As RFC 3030 section 2 has it, a chunk's octets are taken exactly, whatever it is answered with.  Where the script does
+not say otherwise, what is out of sequence is answered with 503: RCPT and DATA without MAIL, BDAT without a recipient,
+MAIL between a chunk that was refused and a RSET.
 """
 
 from __future__ import annotations
@@ -24,11 +29,13 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Octets to write, after `delay` seconds; then go on, `close`, `reset` (RST), or `stall` for ever."""
+    """Octets to write, after `delay` seconds, `drip` seconds after each; then go on, `close`, `reset` (RST), `stall`
+    for ever, `flood` (the same again and again), or `hold`: read nothing until the server's `release` is set."""
 
     text: str | bytes = b""
     delay: float = 0.0
     then: str = ""
+    drip: float = 0.0
 
     @property
     def octets(self) -> bytes:
@@ -42,31 +49,38 @@ STALL = Answer(then="stall")
 Plain: TypeAlias = str | bytes | Answer
 Script: TypeAlias = Plain | Sequence[Plain] | Callable[[str], Plain]
 
+# What a server says to EHLO: one for each plan.
+LOCK_STEP = "250-mx.test\n250-SIZE 10240000\n250 8BITMIME"
+PIPELINED = "250-mx.test\n250-PIPELINING\n250-SIZE 10240000\n250-8BITMIME\n250-SMTPUTF8\n250 DSN"
+CHUNKED = PIPELINED.replace("250 DSN", "250-DSN\n250 CHUNKING")
+
 DEFAULTS: dict[str, Plain] = {
     "greeting": "220 mx.test ESMTP",
-    "EHLO": "250-mx.test\n250-PIPELINING\n250-SIZE 10240000\n250-8BITMIME\n250-SMTPUTF8\n250 DSN",
+    "EHLO": PIPELINED,
     "HELO": "250 mx.test",
     "STARTTLS": "220 go ahead",
     "AUTH": "235 2.7.0 welcome",
     "MAIL": "250 2.1.0 sender ok",
     "RCPT": "250 2.1.5 recipient ok",
     "DATA": "354 go ahead",
+    "BDAT": "250 2.0.0 chunk taken",
     "final": "250 2.0.0 queued",
     "RSET": "250 2.0.0 reset",
     "QUIT": Answer("221 2.0.0 bye", then="close"),
     "other": "500 5.5.2 what",
 }
-LOCK_STEP = "250-mx.test\n250-SIZE 10240000\n250 8BITMIME"
+_OUT_OF_SEQUENCE = Answer("503 5.5.1 bad sequence of commands")
 
 
 @dataclass(slots=True)
 class Received:
-    """One message as it came: the content un-stuffed, and whether it was answered with 2yz."""
+    """One message as it came: the content un-stuffed, the sizes of its chunks, and whether it was answered with 2yz."""
 
     mail: str
     recipients: list[str]
     content: bytes
     taken: bool = False
+    chunks: list[int] = field(default_factory=list)  # in octets; none where it came by DATA
 
 
 @dataclass(slots=True)
@@ -107,10 +121,12 @@ class ScriptedServer:
     ) -> None:
         self.connections: list[Connection] = []
         self.talks: list[_Talk] = []
+        self.release = asyncio.Event()
         self.most_at_once = 0  # connections that were not told QUIT
         self.host = host
         self.port = port
         self._replies: dict[str, Script] = {**DEFAULTS, **(replies or {})}
+        self._told = frozenset(replies or ())
         self._used: dict[str, int] = {}
         self._tls = tls
         self._implicit_tls = implicit_tls
@@ -138,7 +154,7 @@ class ScriptedServer:
         sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]
         self._server = await asyncio.start_server(
-            self._accept, sock=sock, limit=1 << 16, ssl=self._tls if self._implicit_tls else None
+            self.accept, sock=sock, limit=1 << 16, ssl=self._tls if self._implicit_tls else None
         )
         return self
 
@@ -147,13 +163,18 @@ class ScriptedServer:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        await self.stop()
+        await self._server.wait_closed()
+
+    async def stop(self) -> None:
+        """End every conversation."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._server.wait_closed()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin a conversation, on whatever transport it is."""
         connection = Connection(encrypted=self._implicit_tls, peer=writer.get_extra_info("peername")[0])
         self.connections.append(connection)
         talk = _Talk(self, connection, reader, writer)
@@ -175,6 +196,10 @@ class ScriptedServer:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(0.5):  # a writer whose STARTTLS failed half-way never closes (CPython)
                     await talk.writer.wait_closed()
+
+    def tells(self, stage: str) -> bool:
+        """Whether the script says what to answer then."""
+        return stage in self._told
 
     def answer(self, stage: str, line: str) -> Answer:
         """Return what the script has for this stage now."""
@@ -207,6 +232,8 @@ class _Talk:
         self._buffer = bytearray()
         self._mail = ""
         self._recipients: list[str] = []
+        self._chunks: list[bytes] = []
+        self._broken = False  # a chunk was refused, and no RSET has come since
 
     async def run(self) -> None:
         await self._say("greeting", "")
@@ -221,9 +248,19 @@ class _Talk:
         verb = line.split(" ")[0].split(":")[0].upper()
         if verb == "QUIT":
             self.connection.open = False
+        if verb == "BDAT":
+            await self._chunk(line)
+            return
+        astray = self._broken if verb == "MAIL" else verb in ("RCPT", "DATA") and not self._mail
+        if astray and not self.server.tells(verb):
+            await self._write(_OUT_OF_SEQUENCE)
+            return
+        if verb in ("EHLO", "HELO", "RSET"):
+            self._forget()
         answer = await self._say(verb if verb in DEFAULTS else "other", line)
         if answer[:1] == b"2" and verb == "MAIL":
-            self._mail, self._recipients = line, []
+            self._forget()
+            self._mail = line
         elif answer[:1] == b"2" and verb == "RCPT":
             self._recipients.append(line)
         elif answer[:3] == b"220" and verb == "STARTTLS":
@@ -239,9 +276,30 @@ class _Talk:
         content = await self._until_dot()
         unstuffed = content[1:] if content.startswith(b".") else content
         message = Received(self._mail, self._recipients, unstuffed.replace(b"\r\n.", b"\r\n"))
-        self._mail, self._recipients = "", []
+        self._forget()
         self.connection.messages.append(message)
         await self._say("final", "", message)
+
+    async def _chunk(self, line: str) -> None:
+        words = line.split()
+        last = words[2:] == ["LAST"]
+        octets = await self._exactly(int(words[1]))
+        if (self._broken or not self._recipients) and not self.server.tells("BDAT"):
+            await self._write(_OUT_OF_SEQUENCE)
+            return
+        self._chunks.append(octets)
+        if last:
+            sizes = [len(chunk) for chunk in self._chunks]
+            message = Received(self._mail, self._recipients, b"".join(self._chunks), chunks=sizes)
+            self._forget()
+            self.connection.messages.append(message)
+            answer = await self._say("final", line, message)
+        else:
+            answer = await self._say("BDAT", line)
+        self._broken = answer[:1] != b"2"
+
+    def _forget(self) -> None:
+        self._mail, self._recipients, self._chunks, self._broken = "", [], [], False
 
     async def _encrypt(self) -> None:
         assert self.server._tls is not None
@@ -250,12 +308,18 @@ class _Talk:
         self._buffer.clear()
 
     async def _say(self, stage: str, line: str, message: Received | None = None) -> bytes:
-        answer = self.server.answer(stage, line)
+        return await self._write(self.server.answer(stage, line), message)
+
+    async def _write(self, answer: Answer, message: Received | None = None) -> bytes:
         if answer.delay:
             await asyncio.sleep(answer.delay)
         if message is not None:
             message.taken = answer.octets.startswith(b"2")
-        if answer.text:
+        if answer.drip:
+            for octet in answer.octets:
+                self.writer.write(bytes((octet,)))
+                await asyncio.sleep(answer.drip)
+        elif answer.text:
             self.writer.write(answer.octets)
             await self.writer.drain()
         if answer.then in ("close", "reset"):
@@ -269,6 +333,13 @@ class _Talk:
             raise _Done
         if answer.then == "stall":
             await asyncio.Event().wait()
+        while answer.then == "flood":
+            self.writer.write(answer.octets)
+            await self.writer.drain()
+        if answer.then == "hold":
+            self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await self.server.release.wait()
+            self.writer.transport.resume_reading()  # type: ignore[attr-defined]
         return answer.octets if answer.text else b""
 
     async def _hang_up(self) -> None:
@@ -288,6 +359,13 @@ class _Talk:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line
+
+    async def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            await self._more()
+        octets = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return octets
 
     async def _until_dot(self) -> bytes:
         searched = 0
