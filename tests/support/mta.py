@@ -210,11 +210,18 @@ class SmtpSink(Receiver):
 
 
 class _TlsReceiver(Receiver):
-    """One that stores to a Maildir, takes any recipient, and offers STARTTLS with a certificate of `ca`."""
+    """One that stores to a Maildir, takes any recipient, and offers STARTTLS with a certificate of `ca`, PIPELINING
+    and, if it is to, CHUNKING."""
 
-    def __init__(self, *, ca: trustme.CA | None = None) -> None:
+    def __init__(self, *, ca: trustme.CA | None = None, chunking: bool = True) -> None:
         super().__init__()
         self.ca = ca or trustme.CA()
+        self.chunking = chunking
+
+    @property
+    @abstractmethod
+    def came_by_bdat(self) -> int:
+        """How many messages, by its log."""
 
     def _write_certificate(self, owner: str) -> tuple[Path, Path]:
         certificate = self.ca.issue_cert(HOSTNAME, "localhost", "127.0.0.1")
@@ -268,6 +275,7 @@ smtpd_tls_key_file = {key}
 message_size_limit = 102400000
 virtual_mailbox_limit = 0
 smtputf8_enable = yes
+smtpd_discard_ehlo_keywords = {"" if self.chunking else "chunking"}
 default_transport = virtual
 virtual_transport = virtual
 virtual_mailbox_base = {self.store}
@@ -289,6 +297,11 @@ virtual_minimum_uid = 1
             Arrived(fields[b"return-path"].decode().strip("<>"), (fields[b"x-original-to"].decode(),), raw)
             for fields, raw in _maildir(self.store / "inbox", mine)
         ]
+
+    @property
+    def came_by_bdat(self) -> int:
+        """Postfix counts the commands of a connection when it ends."""
+        return sum(int(count) for count in re.findall(r"disconnect from .* bdat=(\d+)", self.log))
 
 
 _MASTER = """127.0.0.1:PORT inet n - n - - smtpd
@@ -354,7 +367,9 @@ received_header_text =
 received_headers_max = 1000
 message_size_limit = 100M
 smtp_accept_max = 0
+smtp_accept_queue_per_connection = 0
 smtputf8_advertise_hosts = *
+chunking_advertise_hosts = {"*" if self.chunking else ""}
 tls_advertise_hosts = *
 tls_certificate = {chain}
 tls_privatekey = {key}
@@ -385,6 +400,11 @@ store:
             Arrived(fields[b"return-path"].decode().strip("<>"), (fields[b"envelope-to"].decode(),), raw)
             for fields, raw in _maildir(self.store, {b"return-path", b"envelope-to"})
         ]
+
+    @property
+    def came_by_bdat(self) -> int:
+        """Exim writes a K into the line of each arrival."""
+        return len(re.findall(r"<= .* K S=", self.log))
 
     @property
     def log(self) -> str:
