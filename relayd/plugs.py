@@ -14,6 +14,7 @@ from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
+from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Equipment, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.tls import TlsContexts, TlsMemory
@@ -36,6 +37,7 @@ class Relayers:
             contexts=TlsContexts(),
             partings=Partings(settings.timeouts.quit),
             plans=PlanMemory(settings.plan_memory),
+            recaster=Recaster(),
             clock=clock,
             shuffle=random.shuffle,
         )
@@ -86,6 +88,7 @@ class BodiesPort:
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
+        self.scratch = bodies.scratch
 
     async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]:
         try:

@@ -102,7 +102,9 @@ class AttemptManager:
             QueueError: from the awaitable, if `close` gave up before the queue took it.
         """
         settlement = settle(attempt, self._settings, self._clock(), jitter=self._jitter())
-        return self._commit(settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds, altered=attempt.altered)
+        return self._commit(
+            settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds, altered=attempt.altered
+        )
 
     async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:
         """Settle what has no route, now or ever; returns when that is durable."""

@@ -12,6 +12,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
 from relayd.relay.capabilities import Capabilities
+from relayd.relay.content import transmitted
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -54,7 +55,7 @@ def mail(delivery: Delivery, body: Body, capabilities: Capabilities, *, utf8: bo
     """
     words = [f"MAIL FROM:<{delivery.reverse_path or ''}>"]
     if capabilities.size_declared:
-        words.append(f"SIZE={body.wire_size}")
+        words.append(f"SIZE={transmitted(body)}")
     if body.eight_bit and capabilities.eight_bit_mime:
         words.append("BODY=8BITMIME")
     if utf8:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
@@ -45,6 +45,13 @@ class Bodies(Protocol):
 
         Raises:
             OSError: it could not be read.
+        """
+
+    def scratch(self) -> BinaryIO:
+        """Return an unnamed file, for what is made of a message; it is gone when it is closed.
+
+        Raises:
+            OSError: there is no room.
         """
 
 

@@ -34,6 +34,7 @@ from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
+from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stock import Stock
@@ -78,6 +79,7 @@ class Equipment:
     contexts: TlsContexts
     partings: Partings
     plans: PlanMemory
+    recaster: Recaster
     clock: Callable[[], datetime]
     shuffle: Shuffle
 
@@ -107,7 +109,7 @@ class Relayer:
             Exception: our own trouble, likewise.  In both cases what was not reported is undone.
         """
         equipment = self._equipment
-        stock = Stock(deliveries, equipment.ports.bodies, equipment.settings)
+        stock = Stock(deliveries, equipment.ports.bodies, equipment.settings, equipment.recaster)
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported)
         self._reported = reporter.reported
         withdrawn: list[Load] = []
@@ -117,6 +119,8 @@ class Relayer:
             with contextlib.suppress(Exception):
                 await until_done(reporter.all_durable())
             raise
+        for load in withdrawn:
+            load.discard()
         undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
         await until_done(reporter.all_durable())
         return Ended(
@@ -224,6 +228,7 @@ class Relayer:
         reporter.peer, reporter.tls = str(target), established.tls
         reporter.relays_dsn = offered.dsn
         self._bring_back(stock)
+        stock.suit(offered)
         engine = engine_for(
             equipment.plans.best(offered, target, equipment.clock()),
             offered,
@@ -287,6 +292,7 @@ class Relayer:
             return []
         load, why = self._interrupted
         if self._finishing:
+            load.discard()
             return [load.delivery]
         self._defer(load, why, reporter)
         return []

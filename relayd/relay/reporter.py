@@ -55,6 +55,7 @@ class Reporter:
             seconds=seconds,
             altered=load.altered,
         )
+        load.discard()
         future = asyncio.ensure_future(self._reports.report(attempt))
         self._unresolved.add(future)
         future.add_done_callback(self._durable)

@@ -1,4 +1,4 @@
-"""The deliveries of one run, in order, with small bodies read ahead."""
+"""The deliveries of one run, in order, with small bodies read ahead, and all made fit for the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred
 from relayd.mail.reply import EnhancedStatus
+from relayd.relay.capabilities import Capabilities
 from relayd.relay.ports import Bodies
+from relayd.relay.recaster import Recaster
 from relayd.relay.settings import RelaySettings
 from relayd.relay.transaction import Load
 
@@ -20,11 +22,15 @@ UNREADABLE = EnhancedStatus(4, 3, 0)  # RFC 3463 section 3.4: other mail system 
 class Stock:
     """What is still to be sent.  At most `read_ahead_size` octets, and one message, beyond what is under way."""
 
-    def __init__(self, deliveries: Iterable[Delivery], bodies: Bodies, settings: RelaySettings) -> None:
-        self._unread = deque(deliveries)
+    def __init__(
+        self, deliveries: Iterable[Delivery], bodies: Bodies, settings: RelaySettings, recaster: Recaster
+    ) -> None:
+        self._unread = deque(Load(delivery) for delivery in deliveries)
         self._ready: deque[Load] = deque()
         self._bodies = bodies
         self._settings = settings
+        self._recaster = recaster
+        self._eight_bit = True  # whether the server offers 8BITMIME
         self._octets = 0  # of the bodies in `_ready`
         self._filling = asyncio.Lock()
 
@@ -39,6 +45,18 @@ class Stock:
             return bool(self._unread)
         settings = self._settings
         return len(self._ready) <= settings.read_ahead // 2 and self._octets <= settings.read_ahead_size // 2
+
+    def suit(self, offered: Capabilities) -> None:
+        """Make ready for a server that offers this.  What was made ready for another is read again."""
+        if offered.eight_bit_mime == self._eight_bit:
+            return
+        self._eight_bit = offered.eight_bit_mime
+        other = [load for load in self._ready if load.delivery.body.eight_bit]
+        for load in other:
+            self._ready.remove(load)
+            self._octets -= len(load.raw or b"")
+            load.discard()
+        self._unread.extendleft(reversed(other))
 
     def next(self) -> Load | None:
         """Take the next one whose body is there."""
@@ -57,36 +75,51 @@ class Stock:
 
     def rest(self) -> list[Delivery]:
         """Take away all that is left."""
-        left = [load.delivery for load in self._ready] + list(self._unread)
+        loads = [*self._ready, *self._unread]
+        for load in loads:
+            load.discard()
         self._ready.clear()
         self._unread.clear()
         self._octets = 0
-        return left
+        return [load.delivery for load in loads]
 
     async def fill(self) -> None:
         """Read on, if it is time to."""
         async with self._filling:
             batch = self._batch()
-            small = [one for one in batch if self._is_small(one)]
             try:
-                files = await self._read(small)
+                files = await self._read([load.delivery for load in batch if self._is_small(load)])
+                for load in batch:
+                    await self._make_ready(load, files.get(load.delivery.id))
             except BaseException:
+                for load in batch:
+                    load.discard()
                 self._unread.extendleft(reversed(batch))
                 raise
-            for delivery in batch:
-                raw = files.get(delivery.id)
-                load = _load(delivery, raw) if self._is_small(delivery) else Load(delivery)
-                self._octets += len(load.raw or b"")
-                self._ready.append(load)
+            self._octets += sum(len(load.raw or b"") for load in batch)
+            self._ready.extend(batch)
 
-    def _is_small(self, delivery: Delivery) -> bool:
-        return delivery.body.size <= self._settings.small_body
+    async def _make_ready(self, load: Load, file: bytes | OSError | None) -> None:
+        if self._is_small(load):
+            if not isinstance(file, bytes) or len(file) != load.delivery.body.size:
+                what = file if isinstance(file, OSError) else "not the file that was accepted"
+                load.settle_rest(unreadable(what))
+                return
+            load.raw = file
+        try:
+            await self._recaster.fit(load, self._bodies, eight_bit=self._eight_bit)
+        except OSError as error:
+            load.settle_rest(unreadable(error))
 
-    def _batch(self) -> list[Delivery]:
-        batch: list[Delivery] = []
+    def _is_small(self, load: Load) -> bool:
+        return load.delivery.body.size <= self._settings.small_body
+
+    def _batch(self) -> list[Load]:
+        batch: list[Load] = []
         octets = self._octets
         while self._unread and len(batch) < self._settings.read_ahead:
-            size = self._unread[0].body.size if self._is_small(self._unread[0]) else 0
+            first = self._unread[0]
+            size = first.delivery.body.size if self._is_small(first) else 0
             if batch and octets + size > self._settings.read_ahead_size:
                 break
             octets += size
@@ -107,14 +140,6 @@ class Stock:
         for one in deliveries:
             found |= await self._read([one])
         return found
-
-
-def _load(delivery: Delivery, raw: bytes | OSError | None) -> Load:
-    if isinstance(raw, bytes) and len(raw) == delivery.body.size:
-        return Load(delivery, raw)
-    load = Load(delivery)
-    load.settle_rest(unreadable(raw if isinstance(raw, OSError) else "not the file that was accepted"))
-    return load
 
 
 def unreadable(why: OSError | str) -> Deferred:

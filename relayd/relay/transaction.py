@@ -61,6 +61,13 @@ class Load:
         self.pending = [one for one in self.delivery.recipients if one.number not in self.outcomes]
         self.open = self.closed = 0
 
+    def discard(self) -> None:
+        """Drop what was made for one server."""
+        if self.scratch is not None:
+            self.scratch.close()
+            self.scratch = None
+        self.body, self.raw, self.altered = self.delivery.body, None, ""
+
     @property
     def complete(self) -> bool:
         """Whether every recipient has an outcome."""

@@ -11,9 +11,11 @@ import asyncio
 import ctypes
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import aiofiles
 
@@ -94,6 +96,10 @@ class Bodies:
             return b""
 
     # writing; these block and are called in a thread
+
+    def scratch(self) -> BinaryIO:
+        """Return an unnamed file beside the bodies."""
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=self._root))
 
     def place(self, path: Path, identity: tuple[int, int], message_id: str) -> bool:
         """Rename the file at `path` to the body's place; False if it is not the file `identity` any more.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import uvloop
 
@@ -28,6 +30,7 @@ from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
 from relayd.relay.plans import Plan, PlanMemory
 from relayd.relay.ports import Ports
+from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Ended, Equipment, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.timeouts import Timeouts
@@ -138,6 +141,7 @@ class Files:
     reads: list[int] = field(default_factory=list)
     chunk: int = 65536
     before_chunk: Callable[[int], Awaitable[None]] | None = None
+    no_room: bool = False
 
     async def read(self, batch: Sequence[Delivery]) -> list[bytes]:
         self.reads.append(len(batch))
@@ -149,6 +153,11 @@ class Files:
             if self.before_chunk is not None:
                 await self.before_chunk(offset)
             yield file[offset : offset + self.chunk]
+
+    def scratch(self) -> BinaryIO:
+        if self.no_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return cast("BinaryIO", tempfile.TemporaryFile())
 
     def _file(self, delivery: Delivery) -> bytes:
         file = self.files.get(delivery.id, self.default)
@@ -206,6 +215,7 @@ class Bench:
         self.hosts = HostMemory(self.settings.host_memory)
         self.tls = TlsMemory(self.settings.tls_memory)
         self.partings = Partings(timeouts.quit)
+        self.recaster = Recaster()
         self.plans = PlanMemory(self.settings.plan_memory)
         self.contexts = contexts or TlsContexts()
 
@@ -228,6 +238,7 @@ class Bench:
             contexts=self.contexts,
             partings=self.partings,
             plans=self.plans,
+            recaster=self.recaster,
             clock=lambda: self.now,
             shuffle=random.Random(1).shuffle,
         )

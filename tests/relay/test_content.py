@@ -1,19 +1,22 @@
-"""What DATA sends: CRLF only, dots stuffed, exactly once (RFC 5321 sections 2.3.8 and 4.5.2)."""
+"""What DATA and BDAT send: CRLF only, long lines folded, dots stuffed for DATA, exactly once (RFC 5321)."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.message import Body
-from relayd.relay.content import Encoder, whole, without
+from relayd.relay.content import Encoder, transmitted, whole, without
 from tests.relay.kit import a_body
 
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_MAIL = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\x00", b"\xff", b"MAIL FROM:<x>"])).map(
+_PIECES = [b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\x00", b"\xff", b"MAIL FROM:<x>"]
+_MAIL = st.lists(st.sampled_from(_PIECES)).map(b"".join)
+_LONG = st.lists(st.sampled_from([*_PIECES, b"x" * 500, b"y" * 997, b" ", "ü".encode() * 300, b"z" * 2500])).map(
     b"".join
 )
 
@@ -22,8 +25,8 @@ def a_plain(file: bytes) -> Body:
     return Body(size=len(file), wire_size=len(file), header_end=0)
 
 
-def encoded(body: Body, *chunks: bytes) -> bytes:
-    encoder = Encoder(body)
+def encoded(body: Body, *chunks: bytes, stuffed: bool = True) -> bytes:
+    encoder = Encoder(body, stuffed=stuffed)
     return b"".join(encoder.feed(chunk) for chunk in chunks) + encoder.finish()
 
 
@@ -74,11 +77,58 @@ def test_what_was_noted_of_a_body_is_not_trusted() -> None:
     assert not BARE.search(whole(a_body(file, canonical=True), file))
 
 
-@given(_MAIL, st.data())
-def test_the_octets_do_not_depend_on_the_chunks(file: bytes, data: st.DataObject) -> None:
+@given(_MAIL | _LONG, st.booleans(), st.booleans(), st.data())
+def test_the_octets_do_not_depend_on_the_chunks(
+    file: bytes, stuffed: bool, long_lines: bool, data: st.DataObject
+) -> None:
+    body = replace(a_plain(file), long_lines=long_lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=6)))
     chunks = [file[a:b] for a, b in zip([0, *cuts], [*cuts, len(file)], strict=True)]
-    assert encoded(a_plain(file), *chunks) == whole(a_plain(file), file)
+    assert encoded(body, *chunks, stuffed=stuffed) == whole(body, file, stuffed=stuffed)
+
+
+@given(_LONG, st.booleans())
+def test_no_line_is_too_long_and_nothing_is_lost_of_it(file: bytes, stuffed: bool) -> None:
+    body = replace(a_plain(file), long_lines=True)
+    content = whole(body, file, stuffed=stuffed)
+    assert not BARE.search(content)
+    assert max(map(len, content.split(b"\r\n"))) <= 998 + stuffed
+    assert len(whole(body, file, stuffed=False)) <= transmitted(
+        replace(body, wire_size=len(whole(a_plain(file), file)))
+    )
+    if stuffed:
+        assert b"\r\n.\r\n" not in b"\r\n" + content
+    else:
+        spaces = re.compile(rb"[ \r\n]")
+        assert spaces.sub(b"", content) == spaces.sub(b"", file)
+
+
+def test_a_body_that_is_not_stuffed_is_the_file() -> None:
+    file = b"Subject: x\r\n\r\n.\r\n..\r\n.dot\r\n"
+    assert whole(a_plain(file), file, stuffed=False) == file
+    assert encoded(a_plain(file), file, stuffed=False) == file
+
+
+VECTORS = [
+    b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n.\n",
+    b"\n\n.\r\r\n", b"\r\n\x00.\r\n", b"\x00.\r\n", b"\r\n.\r\n",
+]  # fmt: skip
+ENDS = [rb"\r\n\.\r\n", rb"\r?\n\.\r?\n", rb"(?:\r\n|\r|\n)\.(?:\r\n|\r|\n)"]  # strict, LF-lenient, CR-lenient
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+@pytest.mark.parametrize("at", ["header", "preamble", "body"])
+def test_no_server_sees_an_end_of_data_in_a_message(vector: bytes, at: str) -> None:
+    """S1: in header, preamble and body, and across the edge of a chunk at each of its octets."""
+    attack = b"x" + vector + b"MAIL FROM:<evil@example.org>\r\n"
+    parts = {"header": b"Subject: a\r\n", "preamble": b"\r\npreamble\r\n", "body": b"--b\r\n\r\n" + b"y" * 70000}
+    parts[at] += attack
+    file = b"".join(parts.values())
+    start = file.index(attack)
+    for edge in range(start, start + len(attack) + 1):
+        sent = encoded(a_plain(file), file[:edge], file[edge:]) + b".\r\n"
+        for end in ENDS:
+            assert len(re.findall(end, b"\r\n" + sent)) == 1
 
 
 @given(_MAIL)

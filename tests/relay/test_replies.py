@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.replies import MAX_LINE, MAX_REPLY, ProtocolError, ReplyParser
+from tests.fuzz.replies import check
 
 
 def replies_of(*pieces: bytes) -> list[Reply]:
@@ -143,3 +144,13 @@ def test_no_octets_are_too_much_for_the_parser(octets: bytes) -> None:
     except ProtocolError:
         return
     assert all(2 <= reply.code // 100 <= 5 for reply in found)
+
+
+_WORDS = [b"250", b"250-", b"421 ", b"\r\n", b"\n", b"\r", b"5.1.1 ", b"2.0.0", b" ", b"x" * 8190]
+
+
+@given(
+    st.lists(st.sampled_from(_WORDS) | st.binary(max_size=6), max_size=40).map(b"".join), st.lists(st.integers(0, 99))
+)
+def test_the_parser_reads_what_a_plain_reading_of_the_grammar_does(octets: bytes, cuts: list[int]) -> None:
+    check(octets, cuts)

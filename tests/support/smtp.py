@@ -5,9 +5,9 @@
 function of the command's line.  Stages: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, BDAT, final, RSET,
 QUIT.  BDAT is a chunk that is not the last; the last one is answered as `final`.
 
-As RFC 3030 section 2 has it, a chunk's octets are taken exactly, whatever it is answered with.  Where the script does
-not say otherwise, what is out of sequence is answered with 503: RCPT and DATA without MAIL, BDAT without a recipient,
-MAIL between a chunk that was refused and a RSET.
+As RFC 3030 section 2 has it, a chunk's octets are taken exactly, whatever it is answered with.  After one that was
+refused the rest of them gets 503, until RSET.  Where the script does not say otherwise, so does what is out of
+sequence: RCPT and DATA without MAIL, BDAT without a recipient, MAIL between a chunk that was refused and a RSET.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ class _Talk:
         words = line.split()
         last = words[2:] == ["LAST"]
         octets = await self._exactly(int(words[1]))
-        if (self._broken or not self._recipients) and not self.server.tells("BDAT"):
+        if self._broken or not (self._recipients or self.server.tells("BDAT")):
             await self._write(_OUT_OF_SEQUENCE)
             return
         self._chunks.append(octets)
