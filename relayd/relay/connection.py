@@ -2,6 +2,7 @@
 
 The only file that imports aiosmtplib; its encodings for AUTH are here for that reason.  Why not more of it: it hides
 what is glued to a reply, and its DATA cannot be trusted with a relay's promises (docs/decisions, FAULTS.md A1 to A13).
+A greeting in clear text is looked at before it reads it (greeting.py); one behind implicit TLS it reads alone.
 
 The hand-over is one step without an await: no octet can arrive between `connect()` and `set_protocol()`.  A non-empty
 buffer is refused.  Nothing is ever called on the SMTP object afterwards: its `close()` would flush a final dot.
@@ -16,7 +17,6 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import cast
 
 import aiosmtplib
@@ -25,13 +25,11 @@ import aiosmtplib.auth
 from relayd.mail.errors import SessionError
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Target
-from relayd.relay.commands import QUIT
+from relayd.relay.greeting import await_greeting
 from relayd.relay.timeouts import Timeouts
-from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
+from relayd.relay.wire import LOST, PROTOCOL, ConnectionFailed, TlsHandshakeFailed, Wire
 
 NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
-_LOST = EnhancedStatus(4, 4, 2)
-_PROTOCOL = EnhancedStatus(4, 5, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,38 +52,35 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
         ConnectionFailed: it cannot be used now.
     """
     sock = await _connected(target, dialling)
-    try:
-        # Closing the SMTP object's transport closes its socket: this one lets us say QUIT to a greeting of 554.
-        spare = sock.dup()
-    except OSError as error:
-        sock.close()
-        raise ConnectionFailed(f"no connection to {target}: {error}") from None
-    try:
-        smtp = aiosmtplib.SMTP(
-            hostname=target.host.name,
-            local_hostname=dialling.hostname,
-            sock=sock,
-            use_tls=implicit_tls is not None,
-            tls_context=implicit_tls,
-            start_tls=False,
-            timeout=None,
-        )
-        # From here on the loop's transport closes `sock`, whatever happens.
-        await _greeted(smtp, dialling.timeouts, spare if implicit_tls is None else None)
-        return _handed_over(smtp, sock, dialling.timeouts)
-    finally:
-        spare.close()
+    if implicit_tls is None:
+        try:
+            await await_greeting(sock, dialling.timeouts.greeting)
+        except BaseException:
+            sock.close()
+            raise
+    smtp = aiosmtplib.SMTP(
+        hostname=target.host.name,
+        local_hostname=dialling.hostname,
+        sock=sock,
+        use_tls=implicit_tls is not None,
+        tls_context=implicit_tls,
+        start_tls=False,
+        timeout=None,
+    )
+    # From here on the loop's transport closes `sock`, whatever happens.
+    await _greeted(smtp, dialling.timeouts)
+    return _handed_over(smtp, sock, dialling.timeouts)
 
 
 def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, timeouts: Timeouts) -> Wire:
     transport = cast("asyncio.Transport | None", smtp.transport)
     if transport is None or transport.is_closing():
-        raise ConnectionFailed("connection closed after the greeting", status=_LOST)
+        raise ConnectionFailed("connection closed after the greeting", status=LOST)
     wire = Wire(transport, sock, timeouts)
     transport.set_protocol(wire)
     if getattr(smtp.protocol, "_buffer", None):
         wire.reset()
-        raise ConnectionFailed("protocol error: more than a greeting", status=_PROTOCOL)
+        raise ConnectionFailed("protocol error: more than a greeting", status=PROTOCOL)
     return wire
 
 
@@ -126,7 +121,7 @@ def _source(addresses: Sequence[str], version: int) -> str:
     raise OSError(f"no source address of IPv{version} is configured")
 
 
-async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts, spare: socket.socket | None) -> None:
+async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts) -> None:
     """Let aiosmtplib do the TLS handshake, if any, and read the greeting, each within its own time."""
     loop = asyncio.get_running_loop()
     limit = timeouts.greeting
@@ -139,39 +134,26 @@ async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts, spare: socket.sock
                 timer.cancel()
     except TimeoutError:
         if smtp.use_tls and smtp.protocol is None:
-            raise TlsHandshakeFailed("TLS handshake: stalled", status=_LOST) from None
-        raise ConnectionFailed(_no_greeting(limit), status=_LOST) from None
+            raise TlsHandshakeFailed("TLS handshake: stalled", status=LOST) from None
+        raise ConnectionFailed(f"no greeting in {limit.total_seconds():g} s", status=LOST) from None
     except aiosmtplib.SMTPConnectResponseError as error:
-        if spare is not None:
-            _say_goodbye(spare)
         reply = Reply.parse(error.code, error.message)
         usable = error.code // 100 in (4, 5)
         raise ConnectionFailed(
-            f"greeting: {reply}", reply=reply if usable else None, status=None if usable else _PROTOCOL
+            f"greeting: {reply}", reply=reply if usable else None, status=None if usable else PROTOCOL
         ) from None
     except aiosmtplib.SMTPResponseException as error:
-        raise ConnectionFailed(f"protocol error in the greeting: {error.message}", status=_PROTOCOL) from None
+        raise ConnectionFailed(f"protocol error in the greeting: {error.message}", status=PROTOCOL) from None
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
         cause = error.__cause__ or error
         if smtp.use_tls and isinstance(cause, ssl.SSLError):
             raise TlsHandshakeFailed(f"TLS handshake: {cause}", status=EnhancedStatus(4, 7, 5)) from None
-        raise ConnectionFailed(f"connection lost before the greeting: {cause}", status=_LOST) from None
-
-
-def _no_greeting(limit: timedelta) -> str:
-    return f"no greeting in {limit.total_seconds():g} s"
+        raise ConnectionFailed(f"connection lost before the greeting: {cause}", status=LOST) from None
 
 
 def _stop_handshake(smtp: aiosmtplib.SMTP, bound: asyncio.Timeout) -> None:
     if smtp.use_tls and smtp.protocol is None:  # set once the transport, with TLS, is up
         bound.reschedule(asyncio.get_running_loop().time())
-
-
-def _say_goodbye(sock: socket.socket) -> None:
-    try:
-        sock.send(QUIT, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except OSError:
-        return  # it has gone already
 
 
 def plain(username: str, password: str) -> bytes:

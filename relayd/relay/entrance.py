@@ -80,6 +80,8 @@ class Entrance:
         try:
             wire = await connect(self._target, self._dialling, implicit_tls=context)
         except ConnectionFailed as error:
+            if isinstance(error, TlsHandshakeFailed):
+                self._contexts.of(self._site.tls).forget(self._target.host.name)
             return error.outcome
         try:
             talk = opening(self._settings.hostname, self._site, encrypted=implicit, starttls=starttls)
@@ -88,8 +90,13 @@ class Entrance:
             wire.reset()
             raise
         if isinstance(result, Opened):
-            tls = described(wire.tls_version, self._site.tls) if result.encrypted else ""
+            tls = ""
+            if wire.tls is not None:
+                tls = described(wire.tls.version(), self._site.tls)
+                self._contexts.of(self._site.tls).keep(wire.tls)
             return Established(wire=wire, capabilities=result.capabilities, tls=tls)
+        if isinstance(result, TlsFailed):
+            self._contexts.of(self._site.tls).forget(self._target.host.name)
         if isinstance(result, TlsFailed) or (result.reply is not None and result.reply.code == 421):
             wire.reset()
         else:

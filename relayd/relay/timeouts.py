@@ -10,7 +10,7 @@ from datetime import timedelta
 class Timeouts:
     """Each is a total deadline for one reply: octets of it that drip in do not extend it.
 
-    The exception is what we send: as long as octets of ours are leaving, nobody is late.
+    The exception is what we send: as long as octets of ours are leaving, and not too slowly, nobody is late.
     """
 
     connect: timedelta = timedelta(seconds=30)  # for the TCP connection
@@ -23,6 +23,7 @@ class Timeouts:
     block: timedelta = timedelta(minutes=3)  # section 4.5.3.2.5, for each block of the body to leave
     final: timedelta = timedelta(minutes=10)  # section 4.5.3.2.6; less makes duplicates (RFC 1047)
     quit: timedelta = timedelta(seconds=5)
+    min_data_rate: int = 500  # octets a second that a server takes of what waits for it, as Postfix has it
 
     @property
     def shortest(self) -> timedelta:
@@ -30,5 +31,8 @@ class Timeouts:
         return min(self.mail, self.rcpt, self.data, self.block, self.final)
 
     def __post_init__(self) -> None:
-        if any(getattr(self, name) <= timedelta(0) for name in self.__slots__):
+        lengths = [getattr(self, name) for name in self.__slots__ if name != "min_data_rate"]
+        if any(length <= timedelta(0) for length in lengths):
             raise ValueError("a timeout must be longer than nothing")
+        if self.min_data_rate < 0:
+            raise ValueError("a rate cannot be negative")

@@ -28,8 +28,8 @@ from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.replies import ProtocolError, ReplyParser
 from relayd.relay.timeouts import Timeouts
 
-_LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
-_PROTOCOL = EnhancedStatus(4, 5, 0)
+LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
+PROTOCOL = EnhancedStatus(4, 5, 0)
 _HEAVY = 16 * 1024  # octets; what is less leaves at once, or never
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -81,15 +81,11 @@ class Wire(asyncio.Protocol):
         self._heavy = False  # the server's kernel may need a while to take what was written
         self._deadline: float | None = None
         self._patience = 0.0  # what `expect` was given last
-        self._outstanding: int | None = None
+        self._outstanding: int | None = None  # octets of ours, at the last `expect`, that the server has to take
+        self._encrypted = transport.get_extra_info("ssl_object") is not None
+        self._rate = timeouts.min_data_rate
         self._timer: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(high=1, low=0)  # so that "paused" means "not all has left"
-
-    @property
-    def tls_version(self) -> str | None:
-        """`TLSv1.3` and the like, None for clear text."""
-        tls = self._transport.get_extra_info("ssl_object")
-        return tls.version() if tls is not None else None
 
     @property
     def unsent(self) -> int:
@@ -98,8 +94,18 @@ class Wire(asyncio.Protocol):
 
     @property
     def unacknowledged(self) -> int:
-        """The octets that were written and that the server's kernel has not acknowledged."""
-        return self._on_the_way() if self._transport.get_extra_info("ssl_object") is None else self.unsent
+        """The octets that were written and that the server's kernel has not acknowledged.
+
+        What a server has read, its kernel has acknowledged, at the latest in the segment of its reply.  Under TLS the
+        kernel counts other octets than we do; then it is those that have not left this process.
+        """
+        return self.unsent if self._encrypted else self._on_the_way()
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The connection's TLS, None for clear text."""
+        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        return found
 
     # Before the first MAIL: one command at a time
 
@@ -118,7 +124,7 @@ class Wire(asyncio.Protocol):
                 return await self._answer
         except TimeoutError:
             reason = f"no reply to {name} in {patience.total_seconds():g} s"
-            raise ConnectionFailed(reason, status=_LOST) from None
+            raise ConnectionFailed(reason, status=LOST) from None
         finally:
             self._answer = None
 
@@ -129,7 +135,7 @@ class Wire(asyncio.Protocol):
             TlsHandshakeFailed: the connection is gone.
         """
         if self._trouble is not None:
-            raise TlsHandshakeFailed(self._trouble, status=_LOST)
+            raise TlsHandshakeFailed(self._trouble, status=LOST)
         try:
             transport = await self._loop.start_tls(
                 self._transport, self, context, server_hostname=name, ssl_handshake_timeout=patience.total_seconds()
@@ -138,8 +144,9 @@ class Wire(asyncio.Protocol):
             reason = f"TLS handshake: {error or type(error).__name__}"
             raise TlsHandshakeFailed(reason, status=EnhancedStatus(4, 7, 5)) from None
         if transport is None:  # uvloop, when the connection is lost at the last moment
-            raise TlsHandshakeFailed("TLS handshake: connection lost", status=_LOST)
+            raise TlsHandshakeFailed("TLS handshake: connection lost", status=LOST)
         self._transport = transport
+        self._encrypted = True
         self._paused = False
         transport.set_write_buffer_limits(high=1, low=0)
 
@@ -240,15 +247,15 @@ class Wire(asyncio.Protocol):
             if reply is not None and self._parser.pending:
                 raise ProtocolError(f"more than one reply: {reply}")
         except ProtocolError as error:
-            self._answer.set_exception(ConnectionFailed(f"protocol error: {error}", status=_PROTOCOL))
+            self._answer.set_exception(ConnectionFailed(f"protocol error: {error}", status=PROTOCOL))
             return
         if reply is not None:
             self._answer.set_result(reply)
 
     def _failure(self) -> ConnectionFailed:
         if self._trouble is not None:
-            return ConnectionFailed(self._trouble, status=_LOST)
-        return ConnectionFailed("protocol error: a reply that nobody asked for", status=_PROTOCOL)
+            return ConnectionFailed(self._trouble, status=LOST)
+        return ConnectionFailed("protocol error: a reply that nobody asked for", status=PROTOCOL)
 
     def _give_up(self, reason: str) -> None:
         if self._trouble is not None:
@@ -275,19 +282,21 @@ class Wire(asyncio.Protocol):
         if self._deadline is None:
             return
         now = self._loop.time()
-        if self._moving():
+        if now >= self._deadline:
+            if not self._moving():
+                self._deadline = None
+                if self._listener is not None:
+                    self._listener.expired()
+                return
             self._deadline = now + self._patience  # the server can answer only what it has
-        elif now >= self._deadline:
-            self._deadline = None
-            if self._listener is not None:
-                self._listener.expired()
-            return
         self._timer = self._loop.call_later(min(self._deadline - now, self._shortest), self._look)
 
     def _moving(self) -> bool:
-        """Whether octets of ours, the last of them too, have left since the last look."""
+        """Whether the server has taken enough of what waited for it, or all, in the time it was given."""
         before, self._outstanding = self._outstanding, self._on_the_way()
-        return before is not None and self._outstanding < before
+        if not before:
+            return False
+        return before - self._outstanding >= min(self._rate * self._patience, before)
 
     def _on_the_way(self) -> int:
         """The octets that the server's kernel has not acknowledged."""

@@ -368,6 +368,23 @@ class TestLargeBodies:
             assert asyncio.get_running_loop().time() - began > 1.5
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+    def test_a_server_that_takes_a_few_octets_now_and_then_is_left(self, loop: str) -> None:
+        async def story() -> None:
+            bench = Bench(timeouts=replace(QUICK, block=timedelta(seconds=0.5), min_data_rate=20_000))
+            large = self.LARGE * 8
+            bench.files.files["M1"] = large
+            async with ScriptedServer(read_rate=4000, receive_buffer=4096) as server:
+                ended = await bench.run(a_site(server.port), [a_delivery(file=large)])
+                outcome = bench.reports.outcome()
+                assert isinstance(outcome, Deferred)
+                assert "the server took no more in 0.5 s" in outcome.reason
+                assert not outcome.possible_duplicate
+                assert ended.failure is not None
+                assert server.messages == []
+
+        on(loop, story())
+
+    @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_a_server_that_takes_no_more_is_reset_and_never_sees_the_dot(self, loop: str) -> None:
         on(loop, self._stuck())
 

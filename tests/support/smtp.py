@@ -93,6 +93,7 @@ class Connection:
     flights: list[bytes] = field(default_factory=list)  # what came in one read
     peer: str = ""  # the client's address
     encrypted: bool = False
+    resumed: bool = False  # its TLS session was one of an earlier connection
     open: bool = True  # until the client said QUIT or either side began to close it
     ended: str = ""  # "eof" or "reset" once it has gone
 
@@ -176,6 +177,8 @@ class ScriptedServer:
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Begin a conversation, on whatever transport it is."""
         connection = Connection(encrypted=self._implicit_tls, peer=writer.get_extra_info("peername")[0])
+        if self._implicit_tls:
+            connection.resumed = writer.get_extra_info("ssl_object").session_reused
         self.connections.append(connection)
         talk = _Talk(self, connection, reader, writer)
         self.talks.append(talk)
@@ -305,6 +308,7 @@ class _Talk:
         assert self.server._tls is not None
         await self.writer.start_tls(self.server._tls, ssl_handshake_timeout=5)
         self.connection.encrypted = True
+        self.connection.resumed = self.writer.get_extra_info("ssl_object").session_reused
         self._buffer.clear()
 
     async def _say(self, stage: str, line: str, message: Received | None = None) -> bytes:
