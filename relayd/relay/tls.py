@@ -1,8 +1,8 @@
 """TLS: the contexts for each policy, the sessions to resume, and the servers whose handshakes fail.
 
 A resumed session saves work on both sides, a round trip with TLS 1.2, and the check of the certificate.  So a session
-belongs to one context, which is one policy with its authorities, and to the name that the peer proved, or did not prove,
-under it: what nobody authenticated is never resumed where a proof is demanded, nor one host's session for another.
+belongs to one context, which is one policy with its authorities, and to the name that the peer proved under it, or did
+not: what nobody authenticated is never resumed where a proof is demanded, nor one host's session for another.
 """
 
 from __future__ import annotations
