@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from relayd.mail.outcome import Deferred
+from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target, TlsPolicy
 from relayd.relay.capabilities import Capabilities
@@ -54,7 +54,7 @@ class Entrance:
             hostname=settings.hostname, timeouts=settings.timeouts, source_addresses=site.source_addresses
         )
 
-    async def enter(self) -> Established | Deferred:
+    async def enter(self) -> Established | Deferred | Failed:
         """Connect and open the conversation.
 
         Where TLS fails and the policy allows clear text, once more on a new connection: what was half encrypted is
@@ -73,7 +73,7 @@ class Entrance:
             result = await self._try(starttls=False)
         return result.outcome if isinstance(result, TlsFailed) else result
 
-    async def _try(self, *, starttls: bool) -> Established | Deferred | TlsFailed:
+    async def _try(self, *, starttls: bool) -> Established | Deferred | Failed | TlsFailed:
         self.connects += 1
         implicit = self._target.host.implicit_tls
         context = self._contexts.of(self._site.tls) if implicit else None
@@ -103,7 +103,7 @@ class Entrance:
             self._partings.part(wire)
         return result
 
-    async def _talk(self, wire: Wire, talk: Opening) -> Opened | Deferred | TlsFailed:
+    async def _talk(self, wire: Wire, talk: Opening) -> Opened | Deferred | Failed | TlsFailed:
         """Do what the opening says, to its end; a connection that fails on the way is reset."""
         timeouts = self._settings.timeouts
         reply = Reply(220)
@@ -120,7 +120,7 @@ class Entrance:
                     in_tls = starting
                 step = talk.send(reply)
         except StopIteration as stop:
-            result: Opened | Deferred | TlsFailed = stop.value
+            result: Opened | Deferred | Failed | TlsFailed = stop.value
             return result
         except TlsHandshakeFailed as error:
             wire.reset()

@@ -4,6 +4,9 @@ Sans-IO: a generator that yields what to do, is sent the replies, and returns th
 cannot be used.  Rules: RFC 5321 sections 3.2 and 4.1.4 (HELO only if EHLO is refused for good), RFC 3207 section 4
 (220 required; everything known before TLS is forgotten; never twice), RFC.md R9, R19, R20.
 
+A mail exchanger that calls itself as we do is ourselves, by another address or through a tunnel: what it got would come
+back (RFC 5321 section 6.3).  A smart host may be called what it likes.
+
 Invariant: under REQUIRE and VERIFY it returns capabilities only on an encrypted connection; with credentials only
 after they were accepted.
 """
@@ -14,7 +17,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Site, TlsPolicy
 from relayd.relay.auth import authentication
@@ -24,6 +27,7 @@ from relayd.relay.saying import Encrypt, Patience, Say, Talk, TlsFailed
 
 _TLS_NEEDED = EnhancedStatus(4, 7, 4)  # RFC 3463 section 3.8: security features not supported
 _PROTOCOL = EnhancedStatus(4, 5, 0)
+_LOOP = EnhancedStatus(5, 4, 6)  # RFC 3463 section 3.5: routing loop detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Opened:
     encrypted: bool
 
 
-Opening: TypeAlias = Generator[Talk, Reply, Opened | Deferred | TlsFailed]
+Opening: TypeAlias = Generator[Talk, Reply, Opened | Deferred | Failed | TlsFailed]
 
 
 def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Opening:
@@ -42,8 +46,8 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
 
     `encrypted`: TLS is there from the first octet.  `starttls` False: not to be tried, since it failed before.
     """
-    offered = yield from _hello(hostname)
-    if isinstance(offered, Deferred):
+    offered = yield from _hello(hostname, site)
+    if isinstance(offered, Deferred | Failed):
         return offered
     if not encrypted and site.tls is not TlsPolicy.NONE and starttls:
         upgraded = yield from _upgrade(offered, site.tls)
@@ -51,8 +55,8 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
             return upgraded
         if upgraded:
             encrypted = True
-            offered = yield from _hello(hostname)
-            if isinstance(offered, Deferred):
+            offered = yield from _hello(hostname, site)
+            if isinstance(offered, Deferred | Failed):
                 return offered
     if not encrypted and site.tls in (TlsPolicy.REQUIRE, TlsPolicy.VERIFY):
         return Deferred(scope=Scope.HOST, reason="TLS is required, and there is none", status=_TLS_NEEDED)
@@ -66,15 +70,18 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
     return Opened(offered, encrypted)
 
 
-def _hello(hostname: str) -> Generator[Talk, Reply, Capabilities | Deferred]:
+def _hello(hostname: str, site: Site) -> Generator[Talk, Reply, Capabilities | Deferred | Failed]:
     reply = yield Say(line(f"EHLO {hostname}"), "EHLO")
-    if reply.positive:
-        return Capabilities.parse(reply)
+    offered = Capabilities.parse(reply)
     if reply.permanent:
         reply = yield Say(line(f"HELO {hostname}"), "HELO")
-        if reply.positive:
-            return Capabilities()
-    return _refused(reply, "EHLO")
+        offered = Capabilities()
+    if not reply.positive:
+        return _refused(reply, "EHLO")
+    if not site.configured and reply.text.lower().split(maxsplit=1)[:1] == [hostname.lower()]:
+        reason = f"the server calls itself {hostname}, as we do: mail for it loops back to us"
+        return Failed(scope=Scope.HOST, reason=reason, status=_LOOP)
+    return offered
 
 
 def _upgrade(offered: Capabilities, policy: TlsPolicy) -> Generator[Talk, Reply, Deferred | TlsFailed | bool]:

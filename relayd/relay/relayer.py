@@ -48,8 +48,9 @@ class Ended:
 
     `undone` are to be given back: no outcome, due as before.  `settled` deliveries were reported; of those,
     `delivered` with at least one recipient delivered.  `failure`, of scope HOST: the site is to back off, because no
-    host could be used or a connection ended before anything was settled; Failed only if the address look-up said of
-    every host that it will never be one.  `peer` is the last one connected to, `name[address]:port`, or empty.
+    host could be used or a connection ended before anything was settled; Failed only if every host will never be one,
+    by the address look-up or because it is ourselves.  `peer` is the last one connected to, `name[address]:port`, or
+    empty.
     """
 
     undone: tuple[Delivery, ...] = ()
@@ -200,7 +201,7 @@ class Relayer:
             partings=self._equipment.partings,
             clock=self._equipment.clock,
         )
-        result: Established | Deferred
+        result: Established | Deferred | Failed
         try:
             async with asyncio.timeout(None) as self._entrance:
                 result = await entrance.enter()
@@ -211,7 +212,7 @@ class Relayer:
         finally:
             self._entrance = None
             self._connects += entrance.connects
-        if isinstance(result, Deferred):
+        if isinstance(result, Deferred | Failed):
             self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._failure = more_telling(self._failure, result)
             return None

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Credentials, Site, TlsPolicy
 from relayd.relay.capabilities import Capabilities
@@ -21,7 +21,7 @@ WITH_TLS = "250-mx\n250 STARTTLS"
 
 def talk(
     site: Site, *replies: str, encrypted: bool = False, starttls: bool = True
-) -> tuple[list[str], Opened | Deferred | TlsFailed | None]:
+) -> tuple[list[str], Opened | Deferred | Failed | TlsFailed | None]:
     """Play an opening; return what was said (`TLS` for the handshake) and how it ended, None if it did not."""
     said: list[str] = []
     left = [parsed(reply) for reply in replies]
@@ -38,7 +38,7 @@ def talk(
                 return said, None
     except StopIteration as stop:
         assert not left
-        result: Opened | Deferred | TlsFailed = stop.value
+        result: Opened | Deferred | Failed | TlsFailed = stop.value
         return said, result
 
 
@@ -53,6 +53,20 @@ def site(tls: TlsPolicy = TlsPolicy.NONE, credentials: Credentials | None = None
 
 def test_ehlo_tells_what_the_server_offers() -> None:
     assert talk(site(), "250-mx\n250 PIPELINING") == ([EHLO], Opened(Capabilities(pipelining=True), False))
+
+
+def test_a_mail_exchanger_that_has_our_name_is_ourselves() -> None:
+    """H17."""
+    _, result = talk(site(), "250-RELAY.example.org hello\n250 PIPELINING")
+
+    assert isinstance(result, Failed)
+    assert result.dsn == EnhancedStatus(5, 4, 6)
+
+
+def test_a_smart_host_may_be_called_what_it_likes() -> None:
+    _, result = talk(site(configured=True), "250-relay.example.org hello\n250 PIPELINING")
+
+    assert isinstance(result, Opened)
 
 
 @pytest.mark.parametrize("code", [500, 501, 502, 504, 550])

@@ -167,6 +167,20 @@ class TestHostsInOrder:
             assert ended.failure.reply == Reply(554, "no service", EnhancedStatus(5, 3, 2))
             assert [one.id for one in ended.undone] == ["M1"]
 
+    async def test_a_server_that_has_our_name_gets_nothing_and_the_next_host_all(self) -> None:
+        """H17."""
+        bench = Bench()
+        async with ScriptedServer({"EHLO": "250 relay.example.org"}) as first, ScriptedServer() as second:
+            assert (await bench.run(a_site(first.port, second.port), [a_delivery()])).delivered == 1
+            assert first.connections[0].verbs == ["EHLO", "QUIT"]
+
+    async def test_if_all_servers_have_our_name_it_is_a_loop(self) -> None:
+        bench = Bench()
+        async with ScriptedServer({"EHLO": "250 relay.example.org"}) as server:
+            ended = await bench.run(a_site(server.port), [a_delivery()])
+            assert isinstance(ended.failure, Failed)
+            assert ended.failure.dsn == EnhancedStatus(5, 4, 6)
+
     async def test_without_any_host_all_is_given_back_with_the_reason(self) -> None:
         bench = Bench()
         ended = await bench.run(a_site(closed_port(), closed_port()), deliveries(3))
