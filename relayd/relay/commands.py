@@ -2,6 +2,9 @@
 
 Pure.  Invariant: a command is one line.  Whatever an envelope holds, no control character gets into it, and no octet
 above 127 unless SMTPUTF8 was agreed on (RFC 6531 section 3.4): `line` refuses the finished octets otherwise.
+
+No command is longer than 512 octets (RFC 5321 section 4.5.3.1.4), but for what ORCPT adds where DSN was offered: paths,
+ENVID and ORCPT were bounded where they came in (254, 100 and 500 octets; RFC 3461 section 4).
 """
 
 from __future__ import annotations

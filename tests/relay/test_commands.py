@@ -63,3 +63,17 @@ def test_whatever_goes_in_a_command_is_one_line(text: str, utf8: bool) -> None:
     assert octets.endswith(b"\r\n")
     assert not any(octet < 32 or octet == 127 for octet in octets[:-2])
     assert utf8 or octets.isascii()
+
+
+def test_the_longest_commands_are_within_the_limits() -> None:
+    """R3: everything as long as it may come in."""
+    address = f"{'l' * 64}@{'.'.join(['d' * 46] * 4)}d"
+    assert len(address) == 253
+    notify = Notify.parse("SUCCESS,FAILURE,DELAY")
+    longest = Recipient(number=0, address=Address.parse(address), notify=notify, orcpt="rfc822;" + "o" * 493)
+    delivery = a_delivery(sender=address, recipients=[longest], ret="FULL", envid="e" * 100)
+    body = replace(delivery.body, wire_size=10**20 - 1, eight_bit=True)
+
+    assert len(mail(delivery, body, EVERYTHING, utf8=True)) <= 512
+    assert len(rcpt(longest, EVERYTHING, utf8=True)) <= 512 + len(" ORCPT=") + 500
+    assert len(rcpt(replace(longest, orcpt=None), EVERYTHING, utf8=True)) <= 512
