@@ -39,7 +39,10 @@ tests: $(VENV)/dev
 	$(BIN)/pytest -n $(JOBS)
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/drain.py
+	$(BIN)/python -m benchmarks.drain
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.large
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """How fast relayd drains a spool: N messages of a size over D domains, to Postfix's smtp-sink on loopback.
 
-    python benchmarks/drain.py --messages 10000 --size 4096 --domains 1
+    python -m benchmarks.drain --messages 10000 --size 4096 --domains 1
 
 The messages are dropped into new/ first; then `relayd --once` takes them in, delivers them and ends.  The clock stops
 when the sink's counter (`smtp-sink -c`) says that it has taken the last one, so intake, look-ups and all commits but
@@ -21,9 +21,7 @@ import multiprocessing
 import os
 import re
 import resource
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,14 +31,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
 
+from benchmarks import postfix
+from benchmarks.postfix import SmtpSink
 from relayd.demo.dns import DnsServer
 
 PATIENCE = 300.0  # seconds for one run
 POLL = 0.005  # seconds between two looks at the counter
-COUNTER = 100  # octets at the end of the counter that hold its last line
-SINK_BACKLOG = 1000
 LINE = b"The quick brown fox jumps over the lazy dog, and so on to the end of the line.\r\n"
 
 
@@ -69,9 +66,7 @@ class Result:
 def main() -> None:
     """Run once with relayd and once with smtp-source; print both."""
     load = _arguments()
-    for name in ("smtp-sink", "smtp-source"):
-        if _program(name) is None:
-            sys.exit(f"{name} is not installed: it comes with Postfix")
+    postfix.needed()
     print(f"{load.messages} messages of {load.size} octets, {load.domains} domains, {load.sites} sites")
     _report("relayd", load, relayd(load))
     _report("smtp-source", load, source(load))
@@ -111,67 +106,39 @@ def relayd(load: Load) -> Result:
         spool, log = Path(scratch) / "spool", Path(scratch) / "log"
         fill(spool, load)
         os.sync()  # what was dropped is not relayd's to write
-        with Sink() as sink:
+        with SmtpSink() as sink:
             config = _config(Path(scratch) / "config.toml", spool, sink.port, nameserver, load)
             return _timed([sys.executable, "-m", "relayd", "--config", str(config), "--once"], sink, load, log)
 
 
 def source(load: Load) -> Result:
     """The limit: a C client that reads nothing from disk and writes nothing to it."""
-    with Sink() as sink, tempfile.NamedTemporaryFile() as log:
+    with SmtpSink() as sink, tempfile.NamedTemporaryFile() as log:
         options = ["-d", "-s", str(load.connections), "-m", str(load.messages), "-l", str(load.size)]
         words = [*options, "-f", "ann@example.org", "-t", "bob@example.net", f"127.0.0.1:{sink.port}"]
-        return _timed([str(_program("smtp-source")), *words], sink, load, Path(log.name))
+        return _timed([str(postfix.program("smtp-source")), *words], sink, load, Path(log.name))
 
 
-class Sink:
-    """Postfix's smtp-sink with its running counter, which costs it one small write for each message."""
-
-    def __enter__(self) -> Self:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._counter = tempfile.TemporaryFile()
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        words = [str(_program("smtp-sink")), *user, "-c", "-m", "1000", f"127.0.0.1:{self.port}", str(SINK_BACKLOG)]
-        self._process = subprocess.Popen(words, stdout=self._counter, stderr=self._counter)
-        _wait_for(self.port)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._counter.close()
-
-    @property
-    def count(self) -> int:
-        """How many messages it has taken."""
-        size = os.fstat(self._counter.fileno()).st_size
-        tail = os.pread(self._counter.fileno(), COUNTER, max(size - COUNTER, 0))
-        found = re.findall(rb"mesg=(\d+)[\r\n]", tail)
-        return int(found[-1]) if found else 0
-
-
-def _timed(command: list[str], sink: Sink, load: Load, log: Path) -> Result:
+def _timed(command: list[str], sink: SmtpSink, load: Load, log: Path) -> Result:
     """Run a client to its end; the time is to the last message."""
     with log.open("wb") as output:
         before, began = time.monotonic(), datetime.now(UTC)
         client = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": str(_root())})
     peak, first = 0, 0.0
     try:
-        while (count := sink.count) < load.messages and _runs(client) and time.monotonic() < before + PATIENCE:
+        while (count := sink.messages) < load.messages and _runs(client) and time.monotonic() < before + PATIENCE:
             if count and not first:
                 first = time.monotonic() - before
             peak = max(peak, _peak(client.pid))
             time.sleep(POLL)
     finally:
         seconds = time.monotonic() - before
-        if sink.count < load.messages and _runs(client):
+        if sink.messages < load.messages and _runs(client):
             client.kill()
     _, status, usage = os.wait4(client.pid, 0)
     client.returncode = os.waitstatus_to_exitcode(status)
-    if client.returncode != 0 or sink.count != load.messages:
-        what = f"{command[0]} ended with {client.returncode}, the sink has {sink.count} of {load.messages} messages"
+    if client.returncode != 0 or sink.messages != load.messages:
+        what = f"{command[0]} ended with {client.returncode}, the sink has {sink.messages} of {load.messages} messages"
         sys.exit(f"{what}; the end of the log:\n{_end_of(log)}")
     intake = _last_accepted(log, began)
     return Result(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, peak=peak, first=first, intake=intake)
@@ -205,10 +172,6 @@ def _root() -> Path:
 def _disk() -> str | None:
     """A directory on a real disk: a spool in memory would not show what syncing costs."""
     return os.environ.get("RELAYD_BENCH_DIR")
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def fill(spool: Path, load: Load) -> None:
@@ -246,17 +209,6 @@ def _config(path: Path, spool: Path, port: int, nameserver: str, load: Load) -> 
     )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 10
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
 
 
 @contextlib.contextmanager
