@@ -94,6 +94,8 @@ def test_a_reset_takes_back_what_was_not_sent(loop: str, authority: Authority, t
 def test_a_handshake_that_fails_means_clear_text_only_where_that_is_allowed(
     loop: str, policy: TlsPolicy, starttls: Answer, authority: Authority, tmp_path: Path
 ) -> None:
+    """A10, H19, H20, H21."""
+
     async def story() -> None:
         bench = a_bench(authority, tmp_path, timeouts=replace(QUICK, starttls=timedelta(seconds=0.25)))
         async with a_server(authority, STARTTLS=starttls) as server:
@@ -128,6 +130,7 @@ async def test_where_tls_is_required_and_not_offered_the_next_host_is_tried(
 async def test_verify_needs_the_right_name_and_the_others_do_not(
     implicit: bool, authority: Authority, tmp_path: Path
 ) -> None:
+    """H22."""
     context = authority.server("other.test")
     async with ScriptedServer({"EHLO": EHLO}, tls=context, implicit_tls=implicit) as server:
         host = Host(name="mx1.test", port=server.port, implicit_tls=implicit)

@@ -30,6 +30,7 @@ def test_a_plain_message_is_described_exactly() -> None:
 
 
 def test_the_generated_fields_complete_the_header() -> None:
+    """R18: from the queue id, so that they are equal on each attempt."""
     message = examined(b"X-Sender: <a@b>\nX-Receiver: <c@d>\n\nbody\n")
 
     assert message.body.prefix.decode() == (

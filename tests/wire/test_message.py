@@ -152,6 +152,7 @@ def test_another_users_file_is_copied_and_its_writer_cannot_change_what_was_acce
 
 
 def test_a_greylisted_message_is_delivered_on_the_retry(world: World) -> None:
+    """H24."""
     mx = world.exchanger("mx.example.test")
     world.domain("example.test", mx)
     seen: list[str] = []
