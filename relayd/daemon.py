@@ -30,8 +30,9 @@ from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
-from relayd.plugs import BodiesPort, InHandPort, LedgerPort, NotificationsPort, Relayers
+from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
+from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
