@@ -25,10 +25,11 @@ from pydantic import TypeAdapter, ValidationError
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.errors import ConfigError, InvalidAddress
+from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
 from relayd.relay.timeouts import Timeouts
 from relayd.route.settings import DnsSettings, RouteRule
-from relayd.route.smart_host import parse_host, parse_pattern
+from relayd.route.smart_host import parse_host
 
 Octets = Annotated[int, "octets"]
 T = TypeVar("T")
