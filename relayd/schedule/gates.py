@@ -22,9 +22,9 @@ class SiteState:
 
     `due` has, for each destination with mail that may be tried now, how many recipients are thought to wait: an
     estimate, never less than one; `fresh` are those of them that were named since a relayer last began to claim.
-    `failures` counts attempts in a row that could not use the site at all.  `served_at` is when a message was last
-    settled there; `quick` says whether the last relayer needed little time for each.  `rule` is the number of the
-    [[site]] table that `limits` come from; `opens_at` is when a gate opens for which the scheduler waits.
+    `failures` counts attempts in a row that could not use the site at all.  `quick` says whether the last relayer
+    needed little time for each message.  `rule` is the number of the [[site]] table that `limits` come from;
+    `opens_at` is when a gate opens for which the scheduler waits.
     """
 
     limits: SiteLimits
@@ -38,7 +38,6 @@ class SiteState:
     reason: str = ""
     messages: Meter = UNUSED
     connections: Meter = UNUSED
-    served_at: datetime | None = None
     quick: bool = False
     opens_at: datetime | None = None
 

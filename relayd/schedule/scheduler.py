@@ -35,7 +35,6 @@ SMALLEST_BATCH = 10  # fewer deliveries are not worth a connection of their own
 MOST_DESTINATIONS = 200  # of one site in one turn; the others have the next one
 MANY = 1_000  # an estimate that says "at least so many"
 QUICK = timedelta(seconds=2)  # for each message, connecting included
-ALIVE = timedelta(minutes=1)  # a site that settled something so lately is served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +140,13 @@ class Scheduler:
 
     def refused(self, site: str, complaint: Complaint, now: datetime) -> bool:
         """A relayer that still counts could not use the site: whether that is a limit of connections, since others
-        are served.  If not, the site is out of reach, and `failed` must follow."""
+        are open.  If not, the site is out of reach, and `failed` must follow.
+
+        Of a site that is down all relayers end so; then it is the last of them that says so.
+        """
         state = self._sites[site]
         others = state.running - 1
-        if others < 1 or state.served_at is None or not timedelta(0) <= now - state.served_at < ALIVE:
+        if others < 1:
             return False
         state.window = state.window.refused(others, complaint.stated, complaint.why, now)
         self._place(site, now)
@@ -259,8 +261,6 @@ class Scheduler:
             state.window = state.window.throttled(complaint.why, now)
         elif course.settled:
             state.window = state.window.served(course.settled, state.running, state.limits, now)
-        if course.settled:
-            state.served_at = now
         if deliveries:
             state.quick = course.settled > 0 and course.took <= QUICK * course.settled
 

@@ -6,9 +6,9 @@ Pure.  The rules, and why:
     It grows by one for each window's worth of messages that the site settled without a complaint, at most by one for
         each connection that went well: as in Postfix, feedback of 1/N, which cannot more than double the window in
         the time of one connection.  Only a window that is in use grows: permission that nobody used is no evidence.
-    A connection that failed while others of the site were served says: not so many.  The window becomes as many as
-        were served, and that is its ceiling for `CEILING_SPAN`; so does "too many connections", or what number the
-        server states.  The ceiling is an observation, so it has an end: then growth may try again.
+    A connection that failed while others of the site were open says: not so many.  The window becomes as many as were
+        open, and that is its ceiling for `CEILING_SPAN`; so does "too many connections", or what number the server
+        states.  The ceiling is an observation, so it has an end: then growth may try again.
     A throttling reply ("rate limited", 4.7.28) halves it, at most once in `COMPLAINT_SPAN`: the same complaint comes on
         every connection that is open.  Halving, since a rate falls with the number of connections only by and by.
     A site that could not be used at all has a window of one, the probe; when the probe is served it begins anew.
@@ -57,12 +57,12 @@ class Window:
         grown = self.size + min(messages / self.size, 1.0)
         return replace(self, size=max(1.0, min(grown, self._most(limits, now))))
 
-    def refused(self, served: int, stated: int | None, why: str, now: datetime) -> Window:
-        """Return the window after a connection was refused while `served` others were open.
+    def refused(self, others: int, stated: int | None, why: str, now: datetime) -> Window:
+        """Return the window after a connection was refused while `others` were open.
 
         `stated` is the limit that the server named, None if it named none.
         """
-        ceiling = max(1, served if stated is None else stated)
+        ceiling = max(1, others if stated is None else stated)
         size = max(1.0, min(self.size, ceiling))
         return replace(self, size=size, ceiling=ceiling, ceiling_since=now, why=why)
 

@@ -193,26 +193,17 @@ def test_a_connection_refused_while_others_are_served_is_a_limit_and_no_failure(
     assert "9 of 9 connections in use (421 too many)" in closed.why
 
 
-def test_a_refusal_with_nobody_served_is_a_failure() -> None:
-    scheduler = a_scheduler()
-    scheduler.mail_due("site", "example.org", 10_000, NOW)
-    for _ in range(3):
-        the_turn(scheduler)
-
-    assert not scheduler.refused("site", Complaint(crowded=True, why="421 too many"), NOW)
-
-
-def test_the_last_relayer_that_fails_makes_it_a_failure() -> None:
+def test_of_a_site_that_is_down_the_last_relayer_says_so() -> None:
     scheduler = a_scheduler()
     scheduler.mail_due("site", "example.org", 10_000, NOW)
     turns = [the_turn(scheduler) for _ in range(3)]
+    limits = []
     for turn in turns:
         scheduler.taken(turn, turn.batch, NOW)
-    scheduler.ended(turns.pop(), 100, NOW, Course(settled=100, took=MINUTE))
+        limits.append(scheduler.refused("site", Complaint(crowded=True, why="reset"), NOW))
+        scheduler.ended(turn, turn.batch, NOW)
 
-    assert scheduler.refused("site", Complaint(crowded=True, why="reset"), NOW)
-    scheduler.ended(turns.pop(), 100, NOW)
-    assert not scheduler.refused("site", Complaint(crowded=True, why="reset"), NOW)
+    assert limits == [True, True, False]
 
 
 def test_a_throttling_reply_makes_the_window_smaller() -> None:
