@@ -227,8 +227,8 @@ def _serve(pipe: Connection, offer: bytes, tls: ssl.SSLContext | None) -> None:
 # Its own limit
 
 
-class _Player(asyncio.Protocol):
-    """Plays prepared flights: the next as soon as the last has its replies."""
+class Player(asyncio.Protocol):
+    """Plays prepared flights, each with how many lines of replies it gets: the next as soon as the last has them."""
 
     def __init__(self, flights: Iterator[tuple[bytes, int]], done: asyncio.Future[None]) -> None:
         self._flights = flights
@@ -283,7 +283,7 @@ async def _play(plan: Plan, port: int, messages: int, connections: int, text: by
         for _ in range(connections):
             done: asyncio.Future[None] = loop.create_future()
             flights = _flights(plan, messages // connections, text)
-            await loop.create_connection(lambda flights=flights, done=done: _Player(flights, done), "127.0.0.1", port)  # type: ignore[misc]
+            await loop.create_connection(lambda flights=flights, done=done: Player(flights, done), "127.0.0.1", port)  # type: ignore[misc]
             ends.append(done)
         await asyncio.gather(*ends)
 
