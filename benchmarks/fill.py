@@ -78,7 +78,7 @@ def _write(bodies: Bodies, messages: Sequence[Message], content: bytes) -> None:
     bodies.sync([message.id for message in messages], [])
 
 
-def _create(path: Path, content: bytes) -> None:
+def _create(path: str | Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, content)
@@ -97,12 +97,13 @@ class Drop:
 
     def __init__(self, root: Path, load: Load) -> None:
         self._load = load
+        self._content = load.content
         self._tmp, self._new = f"{root}/tmp", f"{root}/new"
 
     def write(self, number: int) -> None:
         """Write a message in tmp/."""
         head = f"X-Sender: <{SENDER}>\r\nX-Receiver: <{self._load.recipient(number)}>\r\n".encode()
-        _create(Path(f"{self._tmp}/{number}.eml"), head + self._load.content)
+        _create(f"{self._tmp}/{number}.eml", head + self._content)
 
     def commit(self, number: int) -> None:
         """Rename a message that was written into new/."""
