@@ -8,6 +8,7 @@ the reverse: nothing new, what is in flight within `stop_grace`, outcomes to dis
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -51,6 +52,7 @@ STDERR = 2
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
+GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
 def run(config: Config, *, once: bool) -> int:
@@ -95,6 +97,7 @@ class Daemon:
                 listen(self._config.spool / "control", self._manager.operator_changed_queue)
             )
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
+            _rest_from_garbage()
             self._supervisor.ready()
             await self._relay(once)
             waits = once and await self._anything_waits(spool)
@@ -243,6 +246,14 @@ class Daemon:
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
+
+
+def _rest_from_garbage() -> None:
+    """Leave what is there by now out of all collections, and make full ones rare: with a long queue each would stop the
+    loop for a tenth of a second.  What dies young, as nearly everything here does, is collected as before."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def _identity(config: Config) -> Identity:

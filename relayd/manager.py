@@ -85,6 +85,7 @@ class RelayManager:
             claims=self._claims,
             attempts=attempts,
             tasks=self._tasks,
+            health=self._health,
             clock=clock,
             ready=self._start_relayers_soon,
             changed=self.wake,
