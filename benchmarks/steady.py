@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import time
@@ -34,6 +35,7 @@ from benchmarks.scratch import run, scratch
 from benchmarks.zone import nameserver
 
 TICK = 0.01  # seconds between two batches
+LOOK = 0.2  # seconds between two looks at memory
 SHARES = 10  # lines of the table
 FIRST = -10  # niceness of the producer
 PATIENCE = 120.0  # seconds for what is left when the last file was dropped
@@ -94,7 +96,7 @@ def _course(directory: Path, sink: NotingSink, load: Load, words: argparse.Names
         tables = settings(spool, sink.port, dns, processes=words.processes)
         with Daemon(directory, tables) as daemon:
             daemon.wait_ready()
-            with Watch(daemon.pid) as watch:
+            with Watch(daemon.pid, LOOK, descriptors=True) as watch:
                 began = time.monotonic()
                 dropped, late = _dropped(spool, load, words.rate)
                 if not sink.wait_for_count(load.messages, PATIENCE):
@@ -123,6 +125,7 @@ def _dropped(spool: Path, load: Load, rate: float) -> tuple[list[float], float]:
 
 
 def _produce(pipe: Connection, spool: Path, load: Load, rate: float) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is killed with the others
     with suppress(PermissionError):
         os.nice(FIRST)
     dropping, times, began = fill.Drop(spool, load), list[float](), time.monotonic()
