@@ -130,6 +130,7 @@ class Daemon:
             clock=now,
             jitter=random.random,
             events=self._events,
+            retry_due=lambda at: self._manager.retry_due(at),
         )
         ports = Ports(
             addresses=self._router,
@@ -237,7 +238,7 @@ class Daemon:
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
         self._router.reload(route_settings(config, self._identity))
-        self._scheduler.settings = schedule_settings(config)
+        self._scheduler.reload(schedule_settings(config), now())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))

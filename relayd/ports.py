@@ -5,10 +5,11 @@ The promises behind each method are with those who keep them; here is what the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
@@ -44,22 +45,6 @@ class DueLike(Protocol):
     def recipients(self) -> int: ...
 
 
-class SiteRowLike(Protocol):
-    """A site that backed off before the restart."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def failures(self) -> int: ...
-
-    @property
-    def retry_at(self) -> datetime: ...
-
-    @property
-    def reply(self) -> str: ...
-
-
 class Queue(Protocol):
     """What the manager needs of the queue: see relayd/spool/queue.py."""
 
@@ -75,9 +60,11 @@ class Queue(Protocol):
 
     async def next_due(self, now: datetime) -> datetime | None: ...
 
-    async def sites(self) -> Sequence[SiteRowLike]: ...
+    async def sites(self) -> Sequence[BackOff]: ...
 
     async def withdrawn(self) -> frozenset[str]: ...
+
+    async def routed(self, sites: Mapping[str, str], now: datetime) -> None: ...
 
 
 class Spool(Protocol):
@@ -107,6 +94,9 @@ class Ended(Protocol):
     def undone(self) -> Sequence[Delivery]: ...
 
     @property
+    def settled(self) -> int: ...
+
+    @property
     def failure(self) -> Deferred | Failed | None: ...
 
     @property
@@ -115,6 +105,10 @@ class Ended(Protocol):
 
 class Relayer(Protocol):
     """One connection to one host of a site."""
+
+    @property
+    def stirred(self) -> float:
+        """When it last showed a sign of life, monotonic."""
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended: ...
 
@@ -127,7 +121,7 @@ class Relayer(Protocol):
 class Attempts(Protocol):
     """The attempt manager: see relayd/attempt/manager.py."""
 
-    def restore(self, site_key: str, failures: int, retry_at: datetime) -> None:
+    def restore(self, known: BackOff) -> None:
         """Take up a back-off that an earlier start recorded."""
 
     async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:

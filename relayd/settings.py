@@ -31,9 +31,9 @@ def schedule_settings(config: Config) -> ScheduleSettings:
     relay = config.relay
     return ScheduleSettings(
         max_connections=relay.max_connections,
-        max_connections_per_site=relay.max_connections_per_site,
-        max_messages_per_connection=relay.max_messages_per_connection,
         active_limit=relay.active_limit,
+        limits=config.site_limits,
+        rules=config.sites,
     )
 
 

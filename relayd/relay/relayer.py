@@ -101,6 +101,7 @@ class Relayer:
         self._exchange: Exchange | None = None
         self._entrance: asyncio.Timeout | None = None
         self._reported: set[str] = set()
+        self.stirred = asyncio.get_running_loop().time()  # when it last showed a sign of life
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
         """Send what can be sent; return when every report is durable.
@@ -192,6 +193,7 @@ class Relayer:
 
     async def _enter(self, target: Target) -> Established | None:
         """Get to the first MAIL at `target`; None, with the failure noted, if it does not let us."""
+        self.stirred = asyncio.get_running_loop().time()
         entrance = Entrance(
             target,
             self._site,

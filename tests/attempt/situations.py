@@ -11,6 +11,7 @@ from time import monotonic
 
 from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.message import Body, Message, new_id
@@ -105,7 +106,7 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.commits: list[list[Settlement]] = []
-        self.sites: dict[str, tuple[int, datetime, str]] = {}
+        self.sites: dict[str, BackOff] = {}
         self.debts: dict[str, Notice] = {}
         self.handed: set[str] = set()  # the debts whose recipients are fixed
         self.old: list[Delivery] = []
@@ -155,13 +156,13 @@ class MemoryLedger:
             arrived=delivery.arrived,
         )
 
-    async def back_off(self, key: str, failures: int, retry_at: datetime, reply: str) -> None:
+    async def back_off(self, back_off: BackOff) -> None:
         if self.trouble:
             raise self.trouble
-        if failures:
-            self.sites[key] = (failures, retry_at, reply)
+        if back_off.failures:
+            self.sites[back_off.site] = back_off
         else:
-            self.sites.pop(key, None)
+            self.sites.pop(back_off.site, None)
 
     async def notices(self, limit: int) -> list[Notice]:
         if self.trouble:
