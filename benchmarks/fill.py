@@ -31,10 +31,11 @@ RECEIVED = "Received: by relay.example.org (relayd) id {};\r\n\tSun, 22 Nov 2026
 
 def fill(root: Path, *loads: Load) -> None:
     """Put loads into the queue of a spool that no daemon has, one after the other."""
-    asyncio.run(_fill(root, loads))
+    asyncio.run(filled(root, loads))
 
 
-async def _fill(root: Path, loads: Sequence[Load]) -> None:
+async def filled(root: Path, loads: Sequence[Load]) -> None:
+    """Do what `fill` does, in a loop that runs."""
     now = datetime.now(UTC)
     prepare(root)
     spool = await Spool.open(root, now=now, history=timedelta(days=3), events=_ignore)

@@ -155,7 +155,7 @@ def _table(course: Course) -> None:
         backlog = sum(at < end for at in course.dropped) - sum(at < end for at in taken)
         seen = course.samples_between(share / SHARES, (share + 1) / SHARES)
         median, p99 = (f"{percentile(times, each) * 1e3:.1f}" if times else "" for each in (0.5, 0.99))
-        memory, open_ = (f"{value:.0f}" for value in (_memory(seen), _descriptors(seen)))
+        memory, open_ = (f"{value:.0f}" if seen else "" for value in (_memory(seen), _descriptors(seen)))
         print(
             f"{start - course.began:8.1f} {len(times):8} {backlog:8} {median:>11} {p99:>9} {memory:>7} {open_:>12}",
             flush=True,
