@@ -12,7 +12,7 @@ synced commits included.  A message lost or sent twice, or one left in the queue
     from exec   the same since relayd was started, Python's start and the opening of the queue included
     CPU         user and system in microseconds for each message, over the same time and until the queue is empty, of
                 all processes of each; `in all`: relayd's start and stop included
-    peak        of what is resident, summed over all processes, by a look every 0.2 s
+    peak        of what is resident, summed over all processes, by a look every 0.5 s
     first       milliseconds until the sink has the first message
 
 smtp-source is the limit: a C program that reads nothing from disk, writes nothing to it, and keeps 20 connections.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Prober:
 
 
 def _probe(pipe: Connection, spool: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is killed with the others
     os.chdir(spool)  # the kernel takes 107 octets for the name of a socket
     probed, due = Probed(), time.monotonic()
     while not pipe.poll(max(due - time.monotonic(), 0)):

@@ -2,6 +2,10 @@
 
 `RELAYD_BENCH_DIR` names the directory, else it is /var/tmp.  What a run made there is removed at its end, also after
 SIGINT and SIGTERM.
+
+ext4 does not give out inodes anew that were freed in the last five minutes, and looks at each of them again for every
+file that is made: after a run that removed thousands, making a file takes up to a millisecond.  What is timed does not
+make files, but for producers, which may then be late.  Let it rest, or give another file system.
 """
 
 from __future__ import annotations

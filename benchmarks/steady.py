@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import time
@@ -34,6 +35,7 @@ from benchmarks.scratch import run, scratch
 from benchmarks.zone import nameserver
 
 TICK = 0.01  # seconds between two batches
+LOOK = 0.2  # seconds between two looks at memory
 SHARES = 10  # lines of the table
 FIRST = -10  # niceness of the producer
 PATIENCE = 120.0  # seconds for what is left when the last file was dropped
@@ -94,7 +96,7 @@ def _course(directory: Path, sink: NotingSink, load: Load, words: argparse.Names
         tables = settings(spool, sink.port, dns, processes=words.processes)
         with Daemon(directory, tables) as daemon:
             daemon.wait_ready()
-            with Watch(daemon.pid) as watch:
+            with Watch(daemon.pid, LOOK, descriptors=True) as watch:
                 began = time.monotonic()
                 dropped, late = _dropped(spool, load, words.rate)
                 if not sink.wait_for_count(load.messages, PATIENCE):
@@ -123,6 +125,7 @@ def _dropped(spool: Path, load: Load, rate: float) -> tuple[list[float], float]:
 
 
 def _produce(pipe: Connection, spool: Path, load: Load, rate: float) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is killed with the others
     with suppress(PermissionError):
         os.nice(FIRST)
     dropping, times, began = fill.Drop(spool, load), list[float](), time.monotonic()
@@ -152,7 +155,7 @@ def _table(course: Course) -> None:
         backlog = sum(at < end for at in course.dropped) - sum(at < end for at in taken)
         seen = course.samples_between(share / SHARES, (share + 1) / SHARES)
         median, p99 = (f"{percentile(times, each) * 1e3:.1f}" if times else "" for each in (0.5, 0.99))
-        memory, open_ = (f"{value:.0f}" for value in (_memory(seen), _descriptors(seen)))
+        memory, open_ = (f"{value:.0f}" if seen else "" for value in (_memory(seen), _descriptors(seen)))
         print(
             f"{start - course.began:8.1f} {len(times):8} {backlog:8} {median:>11} {p99:>9} {memory:>7} {open_:>12}",
             flush=True,
