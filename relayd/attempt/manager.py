@@ -122,7 +122,8 @@ class AttemptManager:
         known = self._sites.get(site_key)
         if known is None or known.retry_at <= now:
             failures = known.failures + 1 if known else 1
-            known = _BackOff(failures, site_retry(self._settings, failures, now, jitter=self._jitter()))
+            again = site_retry(self._settings, failures, now, jitter=self._jitter(), reply=failure.reply)
+            known = _BackOff(failures, again)
             self._sites[site_key] = known
             await self._back_off(site_key, known, str(failure))
         await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at)
