@@ -135,6 +135,11 @@ def refusal(reply: Reply) -> Refusal:
     return Refusal.GREYLISTED if _asks_to_come_again(reply, words) else Refusal.OTHER
 
 
+def asks_for_less(reply: Reply) -> bool:
+    """Whether it is THROTTLED or CROWDED: whoever sends to that server should send less, or over fewer connections."""
+    return refusal(reply) in (Refusal.THROTTLED, Refusal.CROWDED)
+
+
 def asked_delay(reply: Reply) -> timedelta | None:
     """Return for how long a reply asks us to wait; None where it does not, or not for a time that anybody means."""
     found = _ASKED.search(_words(reply))
