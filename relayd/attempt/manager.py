@@ -132,7 +132,7 @@ class AttemptManager:
         return BackOff(
             site=site_key,
             failures=failures,
-            retry_at=site_retry(self._settings, failures, now, jitter=self._jitter()),
+            retry_at=site_retry(self._settings, failures, now, jitter=self._jitter(), reply=failure.reply),
             since=known.since if known else now,
             reply=single_line(str(failure)),
             dsn=str(failure.dsn),

@@ -28,6 +28,7 @@ PEER = "mx1.example.net[192.0.2.1]:25"
 
 QUEUED = Delivered(Reply(250, "queued", EnhancedStatus(2, 0, 0)))
 GREYLISTED = Deferred(Reply(450, "greylisted", EnhancedStatus(4, 2, 0)), scope=Scope.RECIPIENT)
+NOT_NOW = Deferred(Reply(450, "not now", EnhancedStatus(4, 2, 1)), scope=Scope.RECIPIENT)
 NO_SUCH_USER = Failed(Reply(550, "no such user", EnhancedStatus(5, 1, 1)), scope=Scope.RECIPIENT)
 REFUSED = Deferred(scope=Scope.HOST, reason="mx1.example.net: connection refused", status=EnhancedStatus(4, 4, 1))
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from relayd.attempt.manager import AttemptManager
+from relayd.attempt.retry import MARGIN, SPREAD
 from relayd.attempt.settings import Bounds, RetrySettings
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
@@ -25,15 +26,16 @@ from relayd.mail.events import (
     Trouble,
 )
 from relayd.mail.message import Body
-from relayd.mail.outcome import Failed
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Status
-from relayd.mail.reply import EnhancedStatus
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action
 from tests.attempt.situations import (
     GREYLISTED,
     HOSTNAME,
     MINUTE,
     NO_SUCH_USER,
+    NOT_NOW,
     NOW,
     QUEUED,
     REFUSED,
@@ -238,6 +240,15 @@ async def test_a_site_that_stays_dead_backs_off_longer_each_time(bench: Bench) -
     assert bench.ledger.sites[SITE].since == NOW
 
 
+async def test_a_site_that_greylists_whoever_connects_gets_the_time_that_it_asks_for(bench: Bench) -> None:
+    reply = Reply(421, "greylisted, come back in 10 minutes")
+
+    retry_at = await bench.manager.site_failed(SITE, Deferred(reply, Scope.HOST), [a_delivery()])
+
+    assert retry_at == NOW + 10 * MINUTE + MARGIN + SPREAD
+    assert bench.ledger.settled[0].recipients[0].due == retry_at
+
+
 async def test_relayers_that_fail_together_count_as_one_failure(bench: Bench) -> None:
     times = await asyncio.gather(*(bench.manager.site_failed(SITE, REFUSED, [a_delivery()]) for _ in range(20)))
 
@@ -341,7 +352,7 @@ async def test_a_sweep_over_a_broken_queue_ends_and_the_next_one_works(bench: Be
 async def test_after_a_reload_the_new_settings_decide(bench: Bench) -> None:
     bench.manager.reload(RetrySettings(first=timedelta(seconds=10)), "other.example.org")
 
-    await bench.manager.report(an_attempt(a_delivery(), GREYLISTED))
+    await bench.manager.report(an_attempt(a_delivery(), NOT_NOW))
     await bench.manager.report(an_attempt(a_delivery(), NO_SUCH_USER))
     await bench.idle()
 
