@@ -1,8 +1,9 @@
 """The daemon: builds the parts, plugs them together, starts and stops them.
 
-The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, bodies without rows,
-the attempt manager (it owes notifications), the control socket, READY, and only then relaying.  The order of a stop is
-the reverse: nothing new, what is in flight within `stop_grace`, outcomes to disk, leases given back, the lock.
+The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, the attempt manager
+(it owes notifications), the control socket, READY, and only then relaying; bodies without rows are looked for beside
+that.  None of it takes longer for a longer queue.  The order of a stop is the reverse: nothing new, what is in flight
+within `stop_grace`, outcomes to disk, leases given back, the lock.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from relayd.config import Config, load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble, Warned
-from relayd.mail.message import Message
+from relayd.mail.events import Degraded, Events, Lifecycle, Warned
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
@@ -163,19 +163,7 @@ class Daemon:
         await self._manager.restore()
 
     async def _take_up(self, spool: Spool) -> None:
-        """Take in what a crash left between the drop directory and the queue."""
-        for queue_id, path in await spool.orphans():
-            try:
-                message = await self._pickup.examine_body(path, queue_id)
-            except Exception as error:  # one file that cannot be read must not keep all mail waiting
-                self._events(Trouble(part="spool", detail=f"{path} cannot be read, and stays: {error!r}"))
-                continue
-            if isinstance(message, Message):
-                await spool.adopt(message)
-                self._events(Accepted(message=message, file=path.name))
-            else:
-                place = await spool.reject(queue_id, message)
-                self._events(FileRejected(file=place.name, reason=message))
+        """Put back what a crash left half taken in of other owners' files."""
         known = await spool.incoming_known()
         await self._pickup.restore_incoming(known.__contains__)
 

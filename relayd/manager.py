@@ -27,6 +27,7 @@ from relayd.intake import Intake
 from relayd.mail.events import Events, Trouble
 from relayd.mail.message import Message
 from relayd.mail.route import Site
+from relayd.orphans import Orphans
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
 from relayd.relays import Relays
 from relayd.routes import Routes
@@ -104,6 +105,9 @@ class RelayManager:
         self._intake = Intake(
             pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, monotonic=monotonic
         )
+        self._orphans = Orphans(
+            pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, over=self.wake
+        )
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._wake = asyncio.Event()
         self._relaying: set[asyncio.Task[None]] = set()
@@ -173,8 +177,9 @@ class RelayManager:
             self._scheduler.failed(known.site, known.retry_at, known.reply, now, failures=known.failures)
 
     async def run(self, *, once: bool = False) -> None:
-        """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
+        """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling, and no orphan left."""
         self._tasks.start("watch", self._pickup.watch(self.wake))
+        self._tasks.start("orphans", self._orphans.adopt_all())
         self._tasks.every(lambda: LEASE / 3, "leases", self._claims.renew)
         self._tasks.every(lambda: self._settings.check_interval, "sweep", self._sweep)
         self._tasks.every(lambda: self._settings.check_interval, "cleaning", self._clean_up)
@@ -291,8 +296,8 @@ class RelayManager:
 
     @property
     def _idle(self) -> bool:
-        busy = self._intake.waiting or self._routes.look_ups or self._relaying or self._attempts.busy
-        return not busy and self._scheduler.idle
+        coming = self._intake.waiting or self._orphans.sweeping or self._routes.look_ups
+        return not (coming or self._relaying or self._attempts.busy) and self._scheduler.idle
 
 
 async def _first(*work: Coroutine[Any, Any, Any]) -> None:

@@ -5,12 +5,14 @@ The promises behind each method are with those who keep them; here is what the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
+from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site
@@ -34,6 +36,9 @@ class Pickup(Protocol):
 
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         """Leave files alone that cannot be taken, for `reason`."""
+
+    async def examine_body(self, path: Path, queue_id: str) -> Message | str:
+        """Read a body that is ours already as the message `queue_id`; return why not if it is none."""
 
 
 class DueLike(Protocol):
@@ -80,6 +85,15 @@ class Spool(Protocol):
 
     async def sweep(self, now: datetime) -> None:
         """Clean up after finished messages."""
+
+    def orphans(self) -> AsyncIterator[list[tuple[str, Path]]]:
+        """Yield bodies without a row, some at a time."""
+
+    async def adopt(self, message: Message) -> None:
+        """Queue a message whose body is in its place already."""
+
+    async def reject(self, message_id: str, reason: str) -> Path:
+        """Move a body that is no message to `rejected/`."""
 
 
 class Router(Protocol):

@@ -23,6 +23,7 @@ from relayd.mail.events import Events
 from relayd.mail.message import Message, new_id
 from relayd.mail.settlement import Notice, Settlement
 from relayd.spool import arrivals, claims, expiry, history, leases, notices, operators, settling, sites, takeover
+from relayd.spool.arrivals import Strays
 from relayd.spool.connection import Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.notes import Claimed, Noted
@@ -148,13 +149,13 @@ class SqliteQueue:
         """Return those of the ids that are in the queue or in the history."""
         return await self._look(lambda db: arrivals.known(db, message_ids))
 
-    async def unlinked(self, message_ids: Collection[str]) -> set[str]:
-        """Return those of the ids that are finished and whose bodies were unlinked."""
-        return await self._look(lambda db: history.unlinked(db, message_ids))
+    async def strays(self, message_ids: Collection[str]) -> Strays:
+        """Return which of these bodies should not be there."""
+        return await self._look(lambda db: arrivals.strays(db, message_ids))
 
-    async def owed(self, message_ids: Collection[str]) -> set[str]:
-        """Return those of the ids that a notification will have."""
-        return await self._look(lambda db: arrivals.owed(db, message_ids))
+    async def unmade(self) -> list[str]:
+        """Return the ids of the notifications that are owed and not in the queue."""
+        return await self._look(arrivals.unmade)
 
     async def take_over(self, now: datetime, noted: Noted | None) -> TakenOver:
         """End what older owners left in flight: see takeover.py.  Only under the spool's lock."""

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
+from relayd.mail.envelope import Envelope
 from relayd.mail.events import Event
-from relayd.mail.message import Body
+from relayd.mail.message import Body, Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import Reply
@@ -73,6 +75,8 @@ class World:
     held: frozenset[str] = frozenset()
     routes: dict[str, str] = field(default_factory=dict)
     renewed: list[tuple[list[int], datetime]] = field(default_factory=list)
+    stray: list[list[tuple[str, Path]]] = field(default_factory=list)  # what `orphans` yields
+    adopted: list[str] = field(default_factory=list)
     busy = False
     _numbers: int = 0
 
@@ -127,6 +131,16 @@ class World:
         return list(submissions)
 
     async def sweep(self, now: datetime) -> None: ...
+
+    async def orphans(self) -> AsyncIterator[list[tuple[str, Path]]]:
+        for found in self.stray:
+            yield found
+
+    async def adopt(self, message: Message) -> None:
+        self.adopted.append(message.id)
+
+    async def reject(self, message_id: str, reason: str) -> Path:
+        raise AssertionError(f"{message_id} is a message")
 
     # Router
 
@@ -192,6 +206,10 @@ class APickup:
 
     async def watch(self, wake: Callable[[], None]) -> None:
         raise OSError("no inotify today")
+
+    async def examine_body(self, path: Path, queue_id: str) -> Message | str:
+        envelope = Envelope(reverse_path=None, recipients=(Recipient(number=0, address=Address("ann", "one.test")),))
+        return Message(id=queue_id, envelope=envelope, body=BODY, arrived=datetime.now(UTC))
 
     def waiting(self) -> bool:
         return False
