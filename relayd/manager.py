@@ -37,6 +37,7 @@ from relayd.tasks import Tasks
 WATCHES = 10  # looks at the relayers in the time after which one is given up
 SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
 IDLE_SHARE = 20  # a look for due mail that took a second is not repeated for so many, but for an operator
+CLEANING = timedelta(seconds=3)  # for the bodies of what was delivered last, when stopping
 RECORDING = timedelta(seconds=5)  # for outcomes that the queue has not taken when a stop aborts the rest
 
 
@@ -207,7 +208,9 @@ class RelayManager:
                     await _first(asyncio.wait(self._relaying), hurry.wait())
         if pending := await self._tasks.cancel(RECORDING):
             self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
-        await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
+        with suppress(TimeoutError):  # the next start goes on with it
+            async with asyncio.timeout(CLEANING.total_seconds()):
+                await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round
 
