@@ -1,244 +1,193 @@
-"""How fast relayd drains a spool: N messages of a size over D domains, to Postfix's smtp-sink on loopback.
+"""How fast a full queue is emptied to Postfix's smtp-sink on loopback: relayd and Postfix in turn, in the same run.
 
-    python -m benchmarks.drain --messages 10000 --size 4096 --domains 1
+    python -m benchmarks.drain --loads one-domain --rounds 3
 
-The messages are dropped into new/ first; then `relayd --once` takes them in, delivers them and ends.  The clock stops
-when the sink's counter (`smtp-sink -c`) says that it has taken the last one, so intake, look-ups and all commits but
-the last are inside.  After the end of the client the counter must say N: a message lost or sent twice fails the run.
-A second line tells when the first message was at the sink (what comes before is the start of Python, mostly) and when
-the last file was taken in: intake and delivery run side by side, so neither alone is the time of the run.
-CPU and memory are of relayd's process and its children; sink and DNS server run beside and use the same cores, so
-compare with the limit: the same number of messages by `smtp-source -d` to the same sink, nothing queued.
+Each has its queue filled beforehand, with the same messages for the same domains, and the same sink and DNS server.
+relayd's is filled through the queue's contract (benchmarks/fill.py) and then the daemon is started; Postfix's by SMTP
+while nothing delivers (benchmarks/mta.py), its master running, and then released.  Both have their default settings,
+synced commits included.  A message lost or sent twice, or one left in the queue, fails the run.
+
+    messages/s  to the last message that the sink has taken: of relayd since READY, of Postfix since the release.  This
+                is what is compared, since Postfix's master runs when it is released.
+    from exec   the same since relayd was started, Python's start and the opening of the queue included
+    CPU         user and system in microseconds for each message, over the same time and until the queue is empty, of
+                all processes of each; `in all`: relayd's start and stop included
+    peak        of what is resident, summed over all processes, by a look every 0.5 s
+    first       milliseconds until the sink has the first message
+
+smtp-source is the limit: a C program that reads nothing from disk, writes nothing to it, and keeps 20 connections.
+The domains go by MX, each to an exchanger of its own; no message is the first to look up its domain in a DNS server
+that is slow.  With `--dropped` relayd alone runs, and the messages are files in new/ when it starts: intake is in.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import multiprocessing
 import os
-import re
-import resource
-import signal
-import subprocess
+import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import postfix
+from benchmarks import fill, mta, postfix, processes
+from benchmarks.arrivals import PATIENCE, POLL, until
+from benchmarks.daemon import Daemon, settings
+from benchmarks.load import Load
 from benchmarks.postfix import SmtpSink
-from relayd.demo.dns import DnsServer
+from benchmarks.scratch import run, scratch
+from benchmarks.zone import nameserver
 
-PATIENCE = 300.0  # seconds for one run
-POLL = 0.005  # seconds between two looks at the counter
-LINE = b"The quick brown fox jumps over the lazy dog, and so on to the end of the line.\r\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What is to be sent."""
-
-    messages: int
-    size: int  # octets of each body, header included
-    domains: int
-    connections: int
-    sites: int  # how many different mail exchangers the domains are spread over
+QUICK = 400  # messages
+LOADS = {
+    "one-domain": Load(messages=10_000),
+    "100-domains": Load(messages=10_000, domains=100, sites=100),
+    "100-KiB": Load(messages=4_000, size=100 * 1024),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a run took."""
+    """What a run took; times in seconds, `cpu` of all messages together, `peak` in octets."""
 
-    seconds: float  # to the last message accepted by the sink
-    cpu: float  # seconds, user and system
-    peak: int  # octets resident
-    first: float  # seconds to the first message accepted by the sink
-    intake: float | None = None  # seconds to the last file accepted by relayd
+    seconds: float
+    from_exec: float | None = None
+    cpu: float
+    cpu_in_all: float | None = None
+    peak: int
+    first: float
+
+
+Client = Callable[[Path, SmtpSink, Load, argparse.Namespace], Result]
 
 
 def main() -> None:
-    """Run once with relayd and once with smtp-source; print both."""
-    load = _arguments()
+    """Print a line for each run, and for each load how relayd compares."""
+    words = _arguments()
+    if "postfix" in words.clients:
+        mta.needed()
     postfix.needed()
-    print(f"{load.messages} messages of {load.size} octets, {load.domains} domains, {load.sites} sites")
-    _report("relayd", load, relayd(load))
-    _report("smtp-source", load, source(load))
+    for name in words.loads:
+        load = replace(LOADS[name], address=mta.SINK)
+        load = replace(load, messages=words.messages or load.messages)
+        print(f"\n{name}: {load.messages} messages of {load.size} octets, {load.domains} domains")
+        heads = ("round", "client", "messages/s", "from exec", "CPU, us", "in all", "peak, MiB", "first, ms")
+        print("{:>5} {:12} {:>10} {:>10} {:>8} {:>8} {:>10} {:>10}".format(*heads))
+        results: dict[str, list[Result]] = {}
+        for number in range(words.rounds):
+            for client in words.clients[:: 1 if number % 2 == 0 else -1]:
+                result = _run(client, load, words)
+                results.setdefault(client, []).append(result)
+                _line(number + 1, client, load, result)
+        _compare(results, load)
 
 
-def _arguments() -> Load:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--size", type=int, default=4096, help="octets of each message")
-    parser.add_argument("--domains", type=int, default=1)
-    parser.add_argument(
-        "--sites", type=int, help="mail exchangers that the domains share; default: one for each domain"
-    )
-    parser.add_argument("--connections", type=int, default=20, help="at a time, in all")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
+    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each, in turn")
+    parser.add_argument("--messages", type=int, help="instead of the load's own number")
+    parser.add_argument("--processes", type=int, help="relay.processes; not written unless given")
+    parser.add_argument("--connections", type=int, help="relay.max_connections; not written unless given")
+    parser.add_argument("--dropped", action="store_true", help="relayd alone, from files in new/")
+    parser.add_argument("--postfix-log", choices=("syslog", "file"), default="syslog", help="Debian's is syslog")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} messages, to see that it works")
     words = parser.parse_args()
-    return Load(
-        messages=words.messages,
-        size=words.size,
-        domains=words.domains,
-        connections=words.connections,
-        sites=words.sites or words.domains,
+    if words.dropped:
+        words.clients = ["relayd"]
+    if words.quick:
+        words.messages = words.messages or QUICK
+    return words
+
+
+def _run(client: str, load: Load, words: argparse.Namespace) -> Result:
+    with scratch(files=load.messages, size=load.size) as directory, SmtpSink(mta.SINK) as sink:
+        result = CLIENTS[client](directory, sink, load, words)
+        if sink.messages != load.messages:
+            sys.exit(f"{client}: the sink has {sink.messages} of {load.messages} messages")
+        return result
+
+
+def _relayd(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespace) -> Result:
+    spool = directory / "spool"
+    (fill.drop if words.dropped else fill.fill)(spool, load)
+    os.sync()  # what was written before is not its to write
+    keys = {} if words.connections is None else {"max_connections": words.connections}
+    with nameserver(load.zone) as dns:
+        tables = settings(spool, sink.port, dns, processes=words.processes, **keys)
+        with Daemon(directory, tables) as daemon, processes.Watch(daemon.pid) as watch:
+            arrived = until(sink, load.messages, lambda: daemon.runs)
+            if arrived.last is None:
+                daemon.give_up(f"has sent {sink.messages} of {load.messages} messages")
+            daemon.wait_ready()
+            ended = daemon.stop()
+    if left := fill.waiting(spool):
+        sys.exit(f"relayd: {left} messages are left in the queue")
+    since = min(daemon.ready_at, arrived.first)
+    return Result(
+        seconds=arrived.last - since,
+        from_exec=arrived.last - daemon.began,
+        cpu=ended.cpu_since_ready,
+        cpu_in_all=ended.cpu,
+        peak=max(watch.peak, daemon.peak),
+        first=arrived.first - since,
     )
 
 
-def _report(name: str, load: Load, result: Result) -> None:
+def _postfix(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespace) -> Result:
+    log = {"maillog_file": ""} if words.postfix_log == "syslog" else {}
+    with nameserver(load.zone, mta.NAMESERVER, mta.DNS_PORT), mta.Postfix(directory / "mta", sink.port, log) as server:
+        server.fill(load)
+        os.sync()
+        before = processes.cpu(server.pid)
+        with processes.Watch(server.pid) as watch:
+            released = server.release()
+            arrived = until(sink, load.messages, lambda: True)
+            end = time.monotonic() + PATIENCE
+            while server.waiting and time.monotonic() < end:
+                time.sleep(POLL)
+            if arrived.last is None or server.waiting:
+                sys.exit(f"Postfix has {server.waiting} messages left, the sink {sink.messages}:\n{server.log}")
+            cpu = processes.cpu(server.pid) - before
+    return Result(seconds=arrived.last - released, cpu=cpu, peak=watch.peak, first=arrived.first - released)
+
+
+def _source(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespace) -> Result:
+    sent = postfix.source(sink.port, messages=load.messages, size=load.size, connections=20, address=mta.SINK)
+    return Result(seconds=sent.seconds, cpu=sent.user + sent.system, peak=0, first=0.0)
+
+
+CLIENTS: dict[str, Client] = {"relayd": _relayd, "postfix": _postfix, "smtp-source": _source}
+
+
+def _line(number: int, client: str, load: Load, result: Result) -> None:
+    from_exec = "" if result.from_exec is None else f"{load.messages / result.from_exec:.0f}"
+    in_all = "" if result.cpu_in_all is None else f"{result.cpu_in_all / load.messages * 1e6:.0f}"
     print(
-        f"{name:12} {load.messages / result.seconds:8.0f} messages/s {result.seconds:8.2f} s"
-        f" {result.cpu:8.2f} s CPU ({result.cpu / load.messages * 1e6:.0f} us each) {result.peak / 2**20:6.0f} MiB peak"
+        f"{number:5} {client:12} {load.messages / result.seconds:10.0f} {from_exec:>10}"
+        f" {result.cpu / load.messages * 1e6:8.0f} {in_all:>8} {result.peak / 2**20:10.0f} {result.first * 1e3:10.0f}",
+        flush=True,
     )
-    if result.intake is not None:
-        print(f"{'':12} first message after {result.first:.2f} s, last file taken in after {result.intake:.2f} s")
 
 
-def relayd(load: Load) -> Result:
-    """Fill a spool, start relayd, and time it to the sink's last message."""
-    with tempfile.TemporaryDirectory(prefix="relayd-bench-", dir=_disk()) as scratch, _dns(load) as nameserver:
-        spool, log = Path(scratch) / "spool", Path(scratch) / "log"
-        fill(spool, load)
-        os.sync()  # what was dropped is not relayd's to write
-        with SmtpSink() as sink:
-            config = _config(Path(scratch) / "config.toml", spool, sink.port, nameserver, load)
-            return _timed([sys.executable, "-m", "relayd", "--config", str(config), "--once"], sink, load, log)
+def _compare(results: dict[str, list[Result]], load: Load) -> None:
+    """Print relayd's ratios to Postfix, round by round and of the medians."""
+    if not {"relayd", "postfix"} <= results.keys():
+        return
+    pairs = list(zip(results["relayd"], results["postfix"], strict=True))
+    rates = [theirs.seconds / ours.seconds for ours, theirs in pairs]
+    costs = [ours.cpu / theirs.cpu for ours, theirs in pairs]
+    print(f"relayd's rate is {_many(rates, 2)} times Postfix's, its CPU for each message {_many(costs, 2)} times")
 
 
-def source(load: Load) -> Result:
-    """The limit: a C client that reads nothing from disk and writes nothing to it."""
-    with SmtpSink() as sink, tempfile.NamedTemporaryFile() as log:
-        options = ["-d", "-s", str(load.connections), "-m", str(load.messages), "-l", str(load.size)]
-        words = [*options, "-f", "ann@example.org", "-t", "bob@example.net", f"127.0.0.1:{sink.port}"]
-        return _timed([str(postfix.program("smtp-source")), *words], sink, load, Path(log.name))
-
-
-def _timed(command: list[str], sink: SmtpSink, load: Load, log: Path) -> Result:
-    """Run a client to its end; the time is to the last message."""
-    with log.open("wb") as output:
-        before, began = time.monotonic(), datetime.now(UTC)
-        client = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": str(_root())})
-    peak, first = 0, 0.0
-    try:
-        while (count := sink.messages) < load.messages and _runs(client) and time.monotonic() < before + PATIENCE:
-            if count and not first:
-                first = time.monotonic() - before
-            peak = max(peak, _peak(client.pid))
-            time.sleep(POLL)
-    finally:
-        seconds = time.monotonic() - before
-        if sink.messages < load.messages and _runs(client):
-            client.kill()
-    _, status, usage = os.wait4(client.pid, 0)
-    client.returncode = os.waitstatus_to_exitcode(status)
-    if client.returncode != 0 or sink.messages != load.messages:
-        what = f"{command[0]} ended with {client.returncode}, the sink has {sink.messages} of {load.messages} messages"
-        sys.exit(f"{what}; the end of the log:\n{_end_of(log)}")
-    intake = _last_accepted(log, began)
-    return Result(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, peak=peak, first=first, intake=intake)
-
-
-def _last_accepted(log: Path, began: datetime) -> float | None:
-    """Return how many seconds after `began` the last file was accepted, as relayd's log tells."""
-    times = re.findall(rb"time=(\S+) \S+ event=accepted ", log.read_bytes())
-    return (datetime.fromisoformat(times[-1].decode()) - began).total_seconds() if times else None
-
-
-def _runs(client: subprocess.Popen[bytes]) -> bool:
-    """Whether it has not ended, without reaping it: `wait4` is to tell what it used."""
-    return os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-
-
-def _peak(pid: int) -> int:
-    """Return the most octets that were resident; getrusage's figure has ours of before the exec in it."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 if found else 0
-
-
-def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="backslashreplace").splitlines()[-20:])
-
-
-def _root() -> Path:
-    return Path(__file__).parents[1]
-
-
-def _disk() -> str | None:
-    """A directory on a real disk: a spool in memory would not show what syncing costs."""
-    return os.environ.get("RELAYD_BENCH_DIR")
-
-
-def fill(spool: Path, load: Load) -> None:
-    """Drop the messages as an application does, in tmp/ and then renamed into new/."""
-    for name in ("tmp", "new", "cur"):
-        (spool / name).mkdir(parents=True)
-    for number in range(load.messages):
-        domain = f"d{number % load.domains}.test"
-        head = (
-            f"X-Sender: <ann@example.org>\r\nX-Receiver: <r{number}@{domain}>\r\nFrom: ann@example.org\r\n"
-            f"To: r{number}@{domain}\r\nSubject: {number}\r\nDate: Sun, 22 Nov 2026 08:00:00 +0000\r\n"
-            f"Message-ID: <{number}@example.org>\r\n\r\n"
-        ).encode()
-        text = LINE * ((load.size - len(head)) // len(LINE) + 1)
-        path = spool / "tmp" / f"{number}.eml"
-        path.write_bytes(head + text[: max(load.size - len(head) - 2, 0)] + b"\r\n")
-        path.rename(spool / "new" / path.name)
-
-
-def _config(path: Path, spool: Path, port: int, nameserver: str, load: Load) -> Path:
-    settings: dict[str, dict[str, object]] = {
-        "relay": {
-            "hostname": "relay.example.org",
-            "spool": str(spool),
-            "port": port,
-            "allow_loopback": True,
-            "max_connections": load.connections,
-        },
-        "dns": {"nameservers": [nameserver]},
-    }
-    lines = (
-        line
-        for section, keys in settings.items()
-        for line in (f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()))
-    )
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@contextlib.contextmanager
-def _dns(load: Load) -> Iterator[str]:
-    """Run a DNS server in a process of its own; yield its address."""
-    ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, load))
-    server.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send("done")
-        server.join(10)
-        server.kill()
-
-
-def _serve(pipe: Connection, load: Load) -> None:
-    async def serve() -> None:
-        async with DnsServer() as dns:
-            for number in range(load.domains):
-                dns.mx(f"d{number}.test", (10, f"mx{number % load.sites}.test"))
-            for number in range(load.sites):
-                dns.a(f"mx{number}.test", "127.0.0.1")
-            pipe.send(dns.address)
-            await asyncio.to_thread(pipe.recv)
-
-    asyncio.run(serve())
+def _many(ratios: list[float], digits: int) -> str:
+    if len(ratios) == 1:
+        return f"{ratios[0]:.{digits}f}"
+    each = ", ".join(f"{ratio:.{digits}f}" for ratio in ratios)
+    return f"{statistics.median(ratios):.{digits}f} (median of {each})"
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that nothing is left running
-    main()
+    run(main)

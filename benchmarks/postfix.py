@@ -43,17 +43,18 @@ class SmtpSink:
     name = "smtp-sink"
     plan = Plan.PIPELINED
 
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._address = address
+
     def __enter__(self) -> Self:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port(self._address)
         self._counter = tempfile.TemporaryFile()
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        words = [*user, "-c", "-m", "1000", f"127.0.0.1:{self.port}", str(BACKLOG)]
+        words = [*user, "-c", "-m", "1000", f"{self._address}:{self.port}", str(BACKLOG)]
         self._process = subprocess.Popen(
             [str(program("smtp-sink")), *words], stdout=self._counter, stderr=self._counter
         )
-        wait_for(self.port)
+        wait_for(self.port, self._address)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,11 +86,13 @@ class Sent:
     system: float
 
 
-def source(port: int, *, messages: int, size: int, connections: int, keep: bool = True) -> Sent:
+def source(
+    port: int, *, messages: int, size: int, connections: int, keep: bool = True, address: str = "127.0.0.1"
+) -> Sent:
     """Send with smtp-source, `connections` at a time, one message on each unless they are to be kept."""
     words = ["-s", str(connections), "-m", str(messages), "-l", str(size)]
     words += ["-d"] if keep else []
-    words += ["-f", "ann@example.org", "-t", "bob@example.net", f"127.0.0.1:{port}"]
+    words += ["-f", "ann@example.org", "-t", "bob@example.net", f"{address}:{port}"]
     began = time.monotonic()
     client = subprocess.Popen([str(program("smtp-source")), *words])
     _, status, usage = os.wait4(client.pid, 0)
@@ -100,12 +103,19 @@ def source(port: int, *, messages: int, size: int, connections: int, keep: bool 
     return Sent(seconds=seconds, user=usage.ru_utime, system=usage.ru_stime)
 
 
-def wait_for(port: int) -> None:
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a TCP port of an address of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, address: str = "127.0.0.1") -> None:
     """Wait until somebody listens, at most ten seconds."""
     end = time.monotonic() + 10
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return socket.create_connection((address, port), timeout=1).close()
         except OSError:
             if time.monotonic() > end:
                 raise

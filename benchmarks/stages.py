@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.drain import Load, fill
+from benchmarks.fill import drop
+from benchmarks.load import Load
+from benchmarks.scratch import run, scratch
 from relayd.attempt.settings import RetrySettings
 from relayd.attempt.settle import settle
 from relayd.mail.attempt import Attempt
@@ -50,10 +51,10 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=4000)
     parser.add_argument("--size", type=int, default=4096, help="octets of each message")
     words = parser.parse_args()
-    load = Load(messages=words.messages, size=words.size, domains=1, connections=1, sites=1)
-    with tempfile.TemporaryDirectory(prefix="relayd-bench-", dir=os.environ.get("RELAYD_BENCH_DIR")) as scratch:
-        spool = Path(scratch) / "spool"
-        fill(spool, load)
+    load = Load(messages=words.messages, size=words.size)
+    with scratch(files=load.messages, size=load.size) as directory:
+        spool = directory / "spool"
+        drop(spool, load)
         os.sync()
         asyncio.run(_stages(spool, load.messages))
 
@@ -148,4 +149,4 @@ def _ignore(event: Event) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

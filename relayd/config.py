@@ -25,10 +25,13 @@ from pydantic import TypeAdapter, ValidationError
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.errors import ConfigError, InvalidAddress
+from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
 from relayd.relay.timeouts import Timeouts
 from relayd.route.settings import DnsSettings, RouteRule
-from relayd.route.smart_host import parse_host, parse_pattern
+from relayd.route.smart_host import parse_host
+from relayd.schedule.rate import Rate
+from relayd.schedule.settings import SiteLimits, SiteRule
 
 Octets = Annotated[int, "octets"]
 OrNone = Annotated[int, "0 is allowed, and means none"]
@@ -53,6 +56,9 @@ class RelaySection:
     max_connections: int = 100
     max_messages_per_connection: int = 100
     max_connections_per_site: int = 20
+    initial_connections_per_site: int = 5
+    message_rate_per_site: str = ""
+    connection_rate_per_site: str = ""
     port: int = 25
     allow_loopback: bool = False
     allow_private: bool = True
@@ -90,6 +96,18 @@ class RouteSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSection:
+    """One [[site]]"""
+
+    match: tuple[str, ...]
+    max_connections: int | None = None
+    initial_connections: int | None = None
+    max_messages_per_connection: int | None = None
+    message_rate: str = ""
+    connection_rate: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration.  `path` is the file it came from; `spool` is absolute."""
 
@@ -102,6 +120,8 @@ class Config:
     timeouts: Timeouts = field(default_factory=Timeouts)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()
+    site_limits: SiteLimits = field(default_factory=SiteLimits)
+    sites: tuple[SiteRule, ...] = ()
 
     @property
     def source_addresses(self) -> tuple[str, ...]:
@@ -148,8 +168,8 @@ class _Reader:
 
     def read(self, tables: dict[str, Any]) -> Config:
         for name in tables:
-            if name not in (*SECTIONS, "aliases", "route"):
-                self._mistake(name, "no such section" + _suggestion(name, [*SECTIONS, "aliases", "route"]))
+            if name not in (known := [*SECTIONS, "aliases", "route", "site"]):
+                self._mistake(name, "no such section" + _suggestion(name, known))
         sections: dict[str, Any] = {
             name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
         }
@@ -163,6 +183,8 @@ class _Reader:
             spool=spool,
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
+            site_limits=self._site_limits(relay),
+            sites=tuple(self._sites(tables.get("site", []))),
             **sections,
         )
 
@@ -295,6 +317,43 @@ class _Reader:
             self._mistake(f"{where}.password_file", f"{path} must hold the password, on one line")
         return Credentials(username=section.username, password=password)
 
+    def _site_limits(self, relay: RelaySection) -> SiteLimits:
+        return SiteLimits(
+            max_connections=relay.max_connections_per_site,
+            initial_connections=relay.initial_connections_per_site,
+            max_messages_per_connection=relay.max_messages_per_connection,
+            message_rate=self._rate("relay.message_rate_per_site", relay.message_rate_per_site),
+            connection_rate=self._rate("relay.connection_rate_per_site", relay.connection_rate_per_site),
+        )
+
+    def _sites(self, tables: Any) -> Iterator[SiteRule]:
+        if not isinstance(tables, list):
+            self._mistake("site", "is written [[site]], with double brackets")
+            return
+        for number, table in enumerate(tables, 1):
+            where = f"site {number}"
+            section = self._section(SiteSection, table, where)
+            if section is None:
+                continue
+            try:
+                yield SiteRule(
+                    match=tuple(parse_pattern(pattern) for pattern in section.match),
+                    max_connections=section.max_connections,
+                    initial_connections=section.initial_connections,
+                    max_messages_per_connection=section.max_messages_per_connection,
+                    message_rate=self._rate(f"{where}.message_rate", section.message_rate),
+                    connection_rate=self._rate(f"{where}.connection_rate", section.connection_rate),
+                )
+            except ValueError as error:
+                self._mistake(f"{where}.match", str(error))
+
+    def _rate(self, key: str, text: str) -> Rate | None:
+        try:
+            return Rate.parse(text) if text else None
+        except ValueError as error:
+            self._mistake(key, str(error))
+            return None
+
     # telling
 
     def _mistake(self, key: str, sentence: str) -> None:
@@ -323,7 +382,7 @@ def _from_words(hint: Any, value: Any) -> Any:
         return f"PT{parse_duration(value).total_seconds():.6f}S"
     if hint == Octets:
         return parse_size(value)
-    if hint is int and type(value) is int and value < 1:
+    if hint in (int, int | None) and type(value) is int and value < 1:
         raise ValueError(f"must be 1 or more, not {value}")
     return value
 

@@ -1,13 +1,15 @@
 """The daemon: builds the parts, plugs them together, starts and stops them.
 
-The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, bodies without rows,
-the attempt manager (it owes notifications), the control socket, READY, and only then relaying.  The order of a stop is
-the reverse: nothing new, what is in flight within `stop_grace`, outcomes to disk, leases given back, the lock.
+The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, the attempt manager
+(it owes notifications), the control socket, READY, and only then relaying; bodies without rows are looked for beside
+that.  None of it takes longer for a longer queue.  The order of a stop is the reverse: nothing new, what is in flight
+within `stop_grace`, outcomes to disk, leases given back, the lock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -24,8 +26,7 @@ from relayd.config import Config, load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Accepted, Degraded, Events, FileRejected, Lifecycle, Trouble, Warned
-from relayd.mail.message import Message
+from relayd.mail.events import Degraded, Events, Lifecycle, Warned
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
@@ -54,6 +55,7 @@ STDERR = 2
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
+GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
 def run(config: Config, *, once: bool) -> int:
@@ -97,6 +99,7 @@ class Daemon:
             await self._assemble(spool, stack)
             await stack.enter_async_context(listen(self._config.spool / "control", self._operator_changed_queue))
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
+            _rest_from_garbage()
             self._supervisor.ready()
             await self._relay(once)
             waits = once and await self._anything_waits(spool)
@@ -132,6 +135,7 @@ class Daemon:
             clock=now,
             jitter=random.random,
             events=self._events,
+            retry_due=lambda at: self._manager.retry_due(at),
         )
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
@@ -191,19 +195,7 @@ class Daemon:
             await self._relayers.noticed()
 
     async def _take_up(self, spool: Spool) -> None:
-        """Take in what a crash left between the drop directory and the queue."""
-        for queue_id, path in await spool.orphans():
-            try:
-                message = await self._pickup.examine_body(path, queue_id)
-            except Exception as error:  # one file that cannot be read must not keep all mail waiting
-                self._events(Trouble(part="spool", detail=f"{path} cannot be read, and stays: {error!r}"))
-                continue
-            if isinstance(message, Message):
-                await spool.adopt(message)
-                self._events(Accepted(message=message, file=path.name))
-            else:
-                place = await spool.reject(queue_id, message)
-                self._events(FileRejected(file=place.name, reason=message))
+        """Put back what a crash left half taken in of other owners' files."""
         known = await spool.incoming_known()
         await self._pickup.restore_incoming(known.__contains__)
 
@@ -272,11 +264,19 @@ class Daemon:
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
         self._router.reload(route_settings(config, self._identity))
-        self._scheduler.settings = schedule_settings(config)
+        self._scheduler.reload(schedule_settings(config), now())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
+
+
+def _rest_from_garbage() -> None:
+    """Leave what is there by now out of all collections, and make full ones rare: with a long queue each would stop the
+    loop for a tenth of a second.  What dies young, as nearly everything here does, is collected as before."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def _identity(config: Config) -> Identity:

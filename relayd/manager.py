@@ -2,13 +2,12 @@
 
 `check_state` is the heart.  It runs every `check_interval`, and at once when a file arrives, a relayer ends, a retry
 falls due or an operator did something.  It holds no rule of its own: which site may start a relayer is the
-scheduler's decision, where mail goes the router's, what an attempt means the attempt manager's.
+scheduler's decision, where mail goes the router's, what an attempt means the attempt manager's.  Beside it, routes.py
+brings destinations to sites, relays.py brings a site's turn to its end, claims.py keeps the leases.
 
 What the reader must not break:
 
     An exception in one relayer, one look-up or one round of check_state is told and stays there: the daemon lives.
-    Every delivery that was claimed is settled, given back, or left to the end of its lease; never forgotten.
-    A relayer's slot is released exactly once.
     No round follows another at once for a reason that the round cannot remove: what fails is left for a while.
 """
 
@@ -16,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,19 +24,20 @@ from typing import Any
 from relayd.claims import LEASE, Claims
 from relayd.health import Health
 from relayd.intake import Intake
-from relayd.mail.delivery import Delivery
 from relayd.mail.events import Events, Trouble
 from relayd.mail.message import Message
-from relayd.mail.outcome import Deferred, Failed
-from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
+from relayd.orphans import Orphans
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
-from relayd.schedule.scheduler import Scheduler, Turn
+from relayd.relays import Relays
+from relayd.routes import Routes
+from relayd.schedule.scheduler import Scheduler
 from relayd.tasks import Tasks
 
-LOOK_UPS = 100  # destinations looked up at the same time
+WATCHES = 10  # looks at the relayers in the time after which one is given up
 SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
 IDLE_SHARE = 20  # a look for due mail that took a second is not repeated for so many, but for an operator
+CLEANING = timedelta(seconds=3)  # for the bodies of what was delivered last, when stopping
 RECORDING = timedelta(seconds=5)  # for outcomes that the queue has not taken when a stop aborts the rest
 
 
@@ -48,6 +47,7 @@ class ManagerSettings:
 
     check_interval: timedelta = timedelta(seconds=5)
     max_connections: int = 100
+    watchdog: timedelta = timedelta(minutes=20)  # a relayer that has not stirred for so long is given up
 
 
 class RelayManager:
@@ -73,32 +73,50 @@ class RelayManager:
         self._scheduler = scheduler
         self._pickup = pickup
         self._spool = spool
-        self._health = Health(events)
-        self._claims = Claims(queue, clock, self._health)
-        self._intake = Intake(
-            pickup, spool, arrived=self.arrived, health=self._health, events=events, monotonic=monotonic
-        )
         self._queue = queue
-        self._router = router
         self._attempts = attempts
-        self._new_relayer = new_relayer
         self._clock = clock
         self._events = events
         self._tell_withdrawn = tell_withdrawn
         self._monotonic = monotonic
-        self._slots = asyncio.Semaphore(settings.max_connections)
-        self._look_ups = asyncio.Semaphore(LOOK_UPS)
-        self._wake = asyncio.Event()
+        self._health = Health(events)
         self._tasks = Tasks(self._health)
+        self._claims = Claims(queue, clock, self._health)
+        self._routes = Routes(
+            scheduler=scheduler,
+            queue=queue,
+            router=router,
+            claims=self._claims,
+            attempts=attempts,
+            tasks=self._tasks,
+            health=self._health,
+            clock=clock,
+            ready=self._start_relayers_soon,
+            changed=self.wake,
+        )
+        self._relays = Relays(
+            scheduler=scheduler,
+            routes=self._routes,
+            claims=self._claims,
+            attempts=attempts,
+            new_relayer=new_relayer,
+            clock=clock,
+            events=events,
+            monotonic=monotonic,
+            over=self._relayer_ended,
+        )
+        self._intake = Intake(
+            pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, monotonic=monotonic
+        )
+        self._orphans = Orphans(
+            pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, over=self.wake
+        )
+        self._slots = asyncio.Semaphore(settings.max_connections)
+        self._wake = asyncio.Event()
         self._relaying: set[asyncio.Task[None]] = set()
-        self._looking_up: set[asyncio.Task[None]] = set()
-        self._relayers: set[Relayer] = set()
-        self._sites: dict[str, Site] = {}
-        self._routing: Counter[str] = Counter()
         self._withdrawn: frozenset[str] = frozenset()
         self._scan_at: datetime | None = None  # None: at once
         self._scan_not_before = clock()
-        self._retries_changed = False  # something may fall due before `_scan_at`
         self._starting = False
         self._stopping = False
 
@@ -110,9 +128,13 @@ class RelayManager:
 
     def arrived(self, messages: Iterable[Message]) -> None:
         """Messages were added to the queue: find out where they go."""
-        waiting = Counter(r.address.domain for m in messages for r in m.envelope.recipients)
-        for destination, recipients in waiting.items():
-            self._mail_for(destination, recipients)
+        self._routes.arrived(messages)
+
+    def retry_due(self, at: datetime) -> None:
+        """Something that was deferred falls due then: look for due mail at that time, if not sooner."""
+        if self._scan_at is not None and at < self._scan_at:
+            self._scan_at = max(at, self._scan_not_before)
+            self.wake()
 
     def withdrawn(self, message_id: str) -> bool:
         """Whether an operator held or removed a message that is in core."""
@@ -121,7 +143,7 @@ class RelayManager:
     async def operator_changed_queue(self) -> None:
         """Take notice of what the command line did; on return nothing that it withdrew will be started here."""
         await self._look_for_withdrawn()
-        backing_off = {row.key for row in await self._queue.sites()}
+        backing_off = {known.site for known in await self._queue.sites()}
         for site in [key for key in self._scheduler.failing() if key not in backing_off]:
             self._scheduler.recovered(site, self._clock())
             await self._attempts.site_recovered(site)
@@ -146,23 +168,26 @@ class RelayManager:
     @property
     def status(self) -> str:
         """One line for people: how much is in hand."""
-        return f"{len(self._relayers)} relayers, {len(self._routing)} look-ups"
+        return f"{len(self._relays)} relayers, {self._routes.look_ups} look-ups"
 
     # its life
 
     async def restore(self) -> None:
         """Remember the sites that backed off before the restart."""
         now = self._clock()
-        for row in await self._queue.sites():
-            self._attempts.restore(row.key, row.failures, row.retry_at)
-            self._scheduler.failed(row.key, row.retry_at, row.reply, now, failures=row.failures)
+        for known in await self._queue.sites():
+            self._attempts.restore(known)
+            self._scheduler.failed(known.site, known.retry_at, known.reply, now, failures=known.failures)
 
     async def run(self, *, once: bool = False) -> None:
-        """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling."""
+        """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling, and no orphan left."""
         self._tasks.start("watch", self._pickup.watch(self.wake))
+        self._tasks.start("orphans", self._orphans.adopt_all())
         self._tasks.every(lambda: LEASE / 3, "leases", self._claims.renew)
         self._tasks.every(lambda: self._settings.check_interval, "sweep", self._sweep)
         self._tasks.every(lambda: self._settings.check_interval, "cleaning", self._clean_up)
+        self._tasks.every(lambda: self._settings.check_interval, "routes", self._routes.write_down)
+        self._tasks.every(lambda: self._settings.watchdog / WATCHES, "watchdog", self._watch_relayers)
         while not self._stopping:
             self._wake.clear()
             await self._health.guarded("check_state", self.check_state())
@@ -177,8 +202,7 @@ class RelayManager:
         """
         self._stopping = self._intake.closed = True
         self.wake()
-        for relayer in self._relayers:
-            relayer.finish()
+        self._relays.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
                 while self._relaying and not hurry.is_set():
@@ -186,17 +210,15 @@ class RelayManager:
                     await _first(asyncio.wait(self._relaying), hurry.wait())
         if pending := await self._tasks.cancel(RECORDING):
             self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
-        await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
+        with suppress(TimeoutError):  # the next start goes on with it
+            async with asyncio.timeout(CLEANING.total_seconds()):
+                await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round
 
     async def check_state(self) -> None:
         """Take in new files, look for due mail, start relayers while there is room."""
         await self._intake.take_in(self._start_relayers)
-        if self._retries_changed and self._scan_at is not None:
-            self._retries_changed = False
-            if (next_due := await self._queue.next_due(self._clock())) and self._scan_at is not None:
-                self._scan_at = min(self._scan_at, max(next_due, self._scan_not_before))
         if self._scan_at is None or self._clock() >= self._scan_at:
             await self._find_due()
         await self._start_relayers()
@@ -206,7 +228,7 @@ class RelayManager:
         period = self._scan_at = now + self._settings.check_interval  # also if the queue fails now
         await self._claims.keep(now)
         for due in await self._queue.due(now, self._scheduler.settings.active_limit):
-            self._mail_for(due.destination, due.recipients)
+            self._routes.mail_for(due.destination, due.recipients)
         next_due = await self._queue.next_due(now)
         took = timedelta(seconds=self._monotonic() - began)
         self._scan_not_before = min(now + took * IDLE_SHARE, period)
@@ -219,7 +241,11 @@ class RelayManager:
             if turn is None:
                 return
             await self._slots.acquire()  # at once, since it is not locked
-            self._tasks.start("relayers", self._relay(turn), among=self._relaying, about=turn.site)
+            self._tasks.start("relayers", self._relays.relay(turn), among=self._relaying, about=turn.site)
+
+    def _relayer_ended(self) -> None:
+        self._slots.release()
+        self.wake()
 
     def _start_relayers_soon(self) -> None:
         """In the loop's next turn: destinations found by then to be of one site share its transactions."""
@@ -230,102 +256,6 @@ class RelayManager:
     async def _start_now(self) -> None:
         self._starting = False
         await self._start_relayers()
-
-    # where mail goes
-
-    def _mail_for(self, destination: str, recipients: int) -> None:
-        waiting = destination in self._routing
-        self._routing[destination] += recipients
-        if not waiting:
-            self._tasks.start("routes", self._route(destination), among=self._looking_up, about=destination)
-
-    async def _route(self, destination: str) -> None:
-        try:
-            if self._scheduler.verdict(_unresolved(destination), self._clock()):
-                return
-            async with self._look_ups:
-                where = await self._router.route(destination)
-        finally:
-            recipients = self._routing.pop(destination)
-            self.wake()
-        now = self._clock()
-        if isinstance(where, Site):
-            self._sites[where.key] = where
-            self._scheduler.mail_due(where.key, destination, recipients, now)
-            self._start_relayers_soon()
-            if self._scheduler.failures(_unresolved(destination)):
-                self._scheduler.recovered(_unresolved(destination), now)
-                await self._attempts.site_recovered(_unresolved(destination))
-        else:
-            await self._settle_unroutable(destination, where)
-
-    async def _settle_unroutable(self, destination: str, outcome: Deferred | Failed) -> None:
-        """A destination that fails fails all its mail; one that cannot be looked up backs off like a site."""
-        batch = self._scheduler.settings.max_messages_per_connection
-        while deliveries := await self._claims.claim((destination,), batch):
-            try:
-                if isinstance(outcome, Deferred):
-                    await self._site_failed(_unresolved(destination), outcome, deliveries, "")
-                    return
-                await self._attempts.unroutable(deliveries, outcome)
-            finally:
-                self._claims.over(deliveries)
-
-    # one relayer
-
-    async def _relay(self, turn: Turn) -> None:
-        deliveries: list[Delivery] = []
-        try:
-            try:
-                deliveries = await self._claims.claim(turn.destinations, turn.batch)
-            finally:
-                self._scheduler.taken(turn, len(deliveries), self._clock())
-            if deliveries:
-                await self._send(turn.site, deliveries)
-        finally:
-            self._claims.over(deliveries)
-            self._scheduler.ended(turn, len(deliveries), self._clock())
-            if not self._scheduler.knows(turn.site):
-                self._sites.pop(turn.site, None)
-            self._slots.release()
-            self._retries_changed = True
-            self.wake()
-
-    async def _send(self, site: str, deliveries: list[Delivery]) -> None:
-        if self._stopping:  # since the claim was begun
-            await self._claims.give_back(deliveries)
-            return
-        relayer = self._new_relayer(self._sites[site])
-        self._relayers.add(relayer)
-        try:
-            ended = await relayer.run(deliveries)
-        except Exception as error:
-            self._events(Trouble(part="relayer", detail=f"{site}: {error!r}"))
-            undone = [delivery for delivery in deliveries if not relayer.reported(delivery)]
-            await self._attempts.unroutable(undone, _our_fault(error))
-            return
-        finally:
-            self._relayers.discard(relayer)
-        match ended.failure:
-            case Deferred() as failure:
-                await self._site_failed(site, failure, ended.undone, ended.peer)
-            case Failed() as failure:
-                await self._attempts.unroutable(ended.undone, failure)
-            case None:
-                await self._site_served(site, ended.undone)
-
-    async def _site_failed(self, site: str, failure: Deferred, undone: Sequence[Delivery], peer: str) -> None:
-        retry_at = await self._attempts.site_failed(site, failure, undone, peer=peer)
-        self._scheduler.failed(site, retry_at, str(failure), self._clock())
-
-    async def _site_served(self, site: str, undone: Sequence[Delivery]) -> None:
-        now = self._clock()
-        if self._scheduler.failures(site):
-            self._scheduler.recovered(site, now)
-            await self._attempts.site_recovered(site)
-        if await self._claims.give_back(undone):
-            for destination, recipients in Counter(r.address.domain for d in undone for r in d.recipients).items():
-                self._scheduler.mail_due(site, destination, recipients, now)
 
     # what runs beside
 
@@ -344,6 +274,9 @@ class RelayManager:
         """Apart from `_sweep`, which may wait for room on the disk, while this makes some."""
         await self._spool.sweep(self._clock())
         await self._claims.offer_again()
+
+    async def _watch_relayers(self) -> None:
+        self._relays.cancel_hung(self._settings.watchdog)
 
     async def _take_slot(self) -> None:
         await self._slots.acquire()
@@ -367,23 +300,13 @@ class RelayManager:
             return False
         await self._sweep()
         await self._find_due()
-        while self._looking_up:
-            await asyncio.wait(self._looking_up)
+        await self._routes.settled()
         return self._idle
 
     @property
     def _idle(self) -> bool:
-        busy = self._intake.waiting or self._looking_up or self._relaying or self._attempts.busy
-        return not busy and self._scheduler.idle
-
-
-def _unresolved(destination: str) -> str:
-    """The key under which a destination backs off that cannot be looked up."""
-    return f"dns:{destination}"
-
-
-def _our_fault(error: Exception) -> Deferred:
-    return Deferred(status=EnhancedStatus(4, 3, 0), reason=f"internal error: {type(error).__name__}")
+        coming = self._intake.waiting or self._orphans.sweeping or self._routes.look_ups
+        return not (coming or self._relaying or self._attempts.busy) and self._scheduler.idle
 
 
 async def _first(*work: Coroutine[Any, Any, Any]) -> None:

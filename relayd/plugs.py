@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 
 from relayd.mail.message import Message
-from relayd.spool.queue import SiteRow
 from relayd.spool.spool import Spool
 from relayd.spool.sqlite import SqliteQueue
 
@@ -20,10 +18,7 @@ class LedgerPort:
         self.drop_notice = queue.drop_notice
         self.warn = queue.warn
         self.expire = queue.expire
-        self._queue = queue
-
-    async def back_off(self, key: str, failures: int, retry_at: datetime, reply: str) -> None:
-        await self._queue.back_off(SiteRow(key=key, failures=failures, retry_at=retry_at, reply=reply))
+        self.back_off = queue.back_off
 
 
 class NotificationsPort:

@@ -5,12 +5,16 @@ The promises behind each method are with those who keep them; here is what the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
+from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.reply import Reply
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
 
@@ -33,6 +37,9 @@ class Pickup(Protocol):
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         """Leave files alone that cannot be taken, for `reason`."""
 
+    async def examine_body(self, path: Path, queue_id: str) -> Message | str:
+        """Read a body that is ours already as the message `queue_id`; return why not if it is none."""
+
 
 class DueLike(Protocol):
     """A destination with due mail."""
@@ -42,22 +49,6 @@ class DueLike(Protocol):
 
     @property
     def recipients(self) -> int: ...
-
-
-class SiteRowLike(Protocol):
-    """A site that backed off before the restart."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def failures(self) -> int: ...
-
-    @property
-    def retry_at(self) -> datetime: ...
-
-    @property
-    def reply(self) -> str: ...
 
 
 class Queue(Protocol):
@@ -75,9 +66,11 @@ class Queue(Protocol):
 
     async def next_due(self, now: datetime) -> datetime | None: ...
 
-    async def sites(self) -> Sequence[SiteRowLike]: ...
+    async def sites(self) -> Sequence[BackOff]: ...
 
     async def withdrawn(self) -> frozenset[str]: ...
+
+    async def routed(self, sites: Mapping[str, str], now: datetime) -> None: ...
 
 
 class Spool(Protocol):
@@ -93,6 +86,15 @@ class Spool(Protocol):
     async def sweep(self, now: datetime) -> None:
         """Clean up after finished messages."""
 
+    def orphans(self) -> AsyncIterator[list[tuple[str, Path]]]:
+        """Yield bodies without a row, some at a time."""
+
+    async def adopt(self, message: Message) -> None:
+        """Queue a message whose body is in its place already."""
+
+    async def reject(self, message_id: str, reason: str) -> Path:
+        """Move a body that is no message to `rejected/`."""
+
 
 class Router(Protocol):
     """Where mail goes."""
@@ -107,14 +109,27 @@ class Ended(Protocol):
     def undone(self) -> Sequence[Delivery]: ...
 
     @property
+    def settled(self) -> int: ...
+
+    @property
+    def delivered(self) -> int: ...
+
+    @property
     def failure(self) -> Deferred | Failed | None: ...
 
     @property
     def peer(self) -> str: ...
 
+    @property
+    def throttled(self) -> Reply | None: ...
+
 
 class Relayer(Protocol):
     """One connection to one host of a site."""
+
+    @property
+    def stirred(self) -> float:
+        """When it last showed a sign of life, monotonic."""
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended: ...
 
@@ -127,7 +142,7 @@ class Relayer(Protocol):
 class Attempts(Protocol):
     """The attempt manager: see relayd/attempt/manager.py."""
 
-    def restore(self, site_key: str, failures: int, retry_at: datetime) -> None:
+    def restore(self, known: BackOff) -> None:
         """Take up a back-off that an earlier start recorded."""
 
     async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:

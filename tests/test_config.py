@@ -71,7 +71,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ('[relay]\nhostname = "a\\nb.example"', "config.toml:2: relay.hostname: not a domain name: 'a\\nb.example'"),
         ('[relay]\nhostname = "box"', "config.toml:2: relay.hostname: needs a full domain name, not 'box'"),
         ('[relay]\nsource_address = "eth0"', "config.toml:2: relay.source_address: not an IP address: 'eth0'"),
-        ('[retry]\nfirst = "0s"', "config.toml:1: retry: first and lifetime must be longer than 0s"),
+        ('[retry]\nfirst = "0s"', "config.toml:1: retry: first, lifetime and greylist must be longer than 0s"),
         ('[dns]\nnameservers = ["ns"]', "config.toml:1: dns: a name server is an IP address"),
         (
             '[tls]\npolicy = "maybe"',

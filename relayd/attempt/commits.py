@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from relayd.attempt.health import Health, tell
 from relayd.attempt.ports import Ledger
@@ -40,12 +40,21 @@ class Report:
 
 
 class Commits:
-    """See the module.  `owed` is called when a commit added notices."""
+    """See the module.  `owed` is called when a commit added notices, `retry_due` when one deferred something, with the
+    earliest time at which that falls due."""
 
-    def __init__(self, ledger: Ledger, events: Events, owed: Callable[[], None], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        events: Events,
+        owed: Callable[[], None],
+        retry_due: Callable[[datetime], None],
+        bounds: Bounds,
+    ) -> None:
         self._ledger = ledger
         self._events = events
         self._owed = owed
+        self._retry_due = retry_due
         self._bounds = bounds
         self._health = Health("queue", events)
         self._backlog: deque[Report] = deque()
@@ -168,6 +177,9 @@ class Commits:
             self._tell(report)
         if any(report.settlement.notices for report in batch):
             self._owed()
+        deferred = (r.due for report in batch for r in report.settlement.recipients if r.status is Status.DEFERRED)
+        if earliest := min((due for due in deferred if due), default=None):
+            self._retry_due(earliest)
 
     def _tell(self, report: Report) -> None:
         delivery = report.settlement.delivery

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from relayd.attempt.commits import Commits, Report
@@ -19,17 +19,12 @@ from relayd.attempt.retry import site_retry
 from relayd.attempt.settings import Bounds, RetrySettings
 from relayd.attempt.settle import settle, settle_expired, single_line
 from relayd.mail.attempt import Attempt
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, SiteBackedOff, SiteRecovered
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.settlement import Settlement
-
-
-@dataclass(frozen=True, slots=True)
-class _BackOff:
-    failures: int
-    retry_at: datetime
 
 
 class AttemptManager:
@@ -42,6 +37,7 @@ class AttemptManager:
         clock: returns the time, aware.
         jitter: returns a number from 0.0 to 1.0.
         events: is told of each recipient's attempt after its commit, of notifications, and of sites' back-off.
+        retry_due: is told when something that was deferred falls due, after the commit.
     """
 
     def __init__(
@@ -54,6 +50,7 @@ class AttemptManager:
         clock: Callable[[], datetime],
         jitter: Callable[[], float],
         events: Events,
+        retry_due: Callable[[datetime], None],
         bounds: Bounds | None = None,
     ) -> None:
         self._settings = settings
@@ -63,12 +60,12 @@ class AttemptManager:
         self._jitter = jitter
         self._events = events
         self._health = Health("sweep", events)
-        self._sites: dict[str, _BackOff] = {}
+        self._sites: dict[str, BackOff] = {}
         self._sweeping = False
         self._notifier = Notifier(
             ledger, notifications, hostname=hostname, retry=settings, events=events, bounds=self._bounds
         )
-        self._commits = Commits(ledger, events, self._notifier.wake, self._bounds)
+        self._commits = Commits(ledger, events, self._notifier.wake, retry_due, self._bounds)
 
     @property
     def busy(self) -> bool:
@@ -113,7 +110,7 @@ class AttemptManager:
     async def site_failed(
         self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
     ) -> datetime:
-        """Let a site back off as a whole, and defer what was meant for it, so that log and queue show why.
+        """Let a site back off as a whole, and defer `undone`, which was tried.
 
         Relayers that fail together count as one failure: one that ends while the site backs off already moves
         nothing.  Returns, when that is durable, when the site is to be tried again.
@@ -121,23 +118,37 @@ class AttemptManager:
         now = self._clock()
         known = self._sites.get(site_key)
         if known is None or known.retry_at <= now:
-            failures = known.failures + 1 if known else 1
-            known = _BackOff(failures, site_retry(self._settings, failures, now, jitter=self._jitter()))
-            self._sites[site_key] = known
-            await self._back_off(site_key, known, str(failure))
+            known = self._sites[site_key] = self._next_back_off(site_key, known, failure, peer, now)
+            await self._remember(known)
+            event = SiteBackedOff(site=site_key, failures=known.failures, retry_at=known.retry_at, reason=str(failure))
+            tell(self._events, event)
         await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at)
         return known.retry_at
+
+    def _next_back_off(
+        self, site_key: str, known: BackOff | None, failure: Deferred, peer: str, now: datetime
+    ) -> BackOff:
+        failures = known.failures + 1 if known else 1
+        return BackOff(
+            site=site_key,
+            failures=failures,
+            retry_at=site_retry(self._settings, failures, now, jitter=self._jitter(), reply=failure.reply),
+            since=known.since if known else now,
+            reply=single_line(str(failure)),
+            dsn=str(failure.dsn),
+            peer=single_line(peer),
+        )
 
     async def site_recovered(self, site_key: str) -> None:
         """Forget that a site backed off."""
         known = self._sites.pop(site_key, None)
         if known:
-            await self._remember(site_key, _BackOff(0, known.retry_at), "")
+            await self._remember(replace(known, failures=0))
             tell(self._events, SiteRecovered(site=site_key))
 
-    def restore(self, site_key: str, failures: int, retry_at: datetime) -> None:
+    def restore(self, known: BackOff) -> None:
         """Take up a back-off that an earlier start recorded."""
-        self._sites[site_key] = _BackOff(failures, retry_at)
+        self._sites[known.site] = known
 
     async def sweep(self, now: datetime) -> None:
         """Fail what is older than its lifetime, and owe warnings for what waits long; returns when that is durable.
@@ -176,7 +187,7 @@ class AttemptManager:
         stale = [key for key, known in self._sites.items() if known.retry_at < now - self._settings.lifetime]
         for key in stale:
             known = self._sites.pop(key)
-            await self._remember(key, _BackOff(0, known.retry_at), "")
+            await self._remember(replace(known, failures=0))
 
     async def _settle_alike(
         self,
@@ -200,15 +211,10 @@ class AttemptManager:
             for delivery in deliveries
         )
 
-    async def _back_off(self, site_key: str, known: _BackOff, reason: str) -> None:
-        await self._remember(site_key, known, single_line(reason))
-        event = SiteBackedOff(site=site_key, failures=known.failures, retry_at=known.retry_at, reason=reason)
-        tell(self._events, event)
-
-    async def _remember(self, site_key: str, known: _BackOff, reply: str) -> None:
+    async def _remember(self, back_off: BackOff) -> None:
         """A back-off that cannot be recorded is kept in memory only: after a restart the site is tried at once."""
         try:
-            await self._ledger.back_off(site_key, known.failures, known.retry_at, reply)
+            await self._ledger.back_off(back_off)
         except QueueError as error:
             self._health.failed(error)
 

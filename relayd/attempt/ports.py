@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Message
 from relayd.mail.settlement import Notice, Settlement
@@ -18,7 +19,7 @@ class Ledger(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Record how recipients stand and the notices owed, in one commit; their claim ends."""
 
-    async def back_off(self, key: str, failures: int, retry_at: datetime, reply: str) -> None:
+    async def back_off(self, back_off: BackOff) -> None:
         """Remember that a site backs off; `failures` 0 forgets it."""
 
     async def notices(self, limit: int) -> Sequence[Notice]:

@@ -74,7 +74,7 @@ def _settled(attempt: Attempt, recipient: Recipient, retry: RetrySettings, now: 
             return settled.changed(Status.FAILED, dsn=str(EXPIRED), reply=_expired_reply(settled.reply))
         case Deferred():
             due = attempt.retry_at if outcome.scope is Scope.HOST else None
-            due = due or next_attempt(retry, tried, now, jitter=jitter)
+            due = due or next_attempt(retry, tried, now, jitter=jitter, reply=outcome.reply)
             due = min(due, expires(retry, attempt.delivery.arrived))
             return _after(attempt, recipient, outcome, Status.DEFERRED, attempts=tried, due=due)
         case Failed():

@@ -36,9 +36,11 @@ class DnsServer:
     """See the module.  `queries` has what was asked, as (name, type), in order; `ttl` and `negative_ttl`, in seconds,
     go into the answers made from now on."""
 
-    def __init__(self, host: str = "127.0.0.1", *, ttl: int = 60, negative_ttl: int = 60) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, ttl: int = 60, negative_ttl: int = 60) -> None:
+        """`port` 0: a free one at each start."""
         self.host = host
-        self.port = 0
+        self.port = port
+        self._wanted_port = port
         self.ttl = ttl
         self.negative_ttl = negative_ttl
         self.queries: list[tuple[str, str]] = []
@@ -104,9 +106,9 @@ class DnsServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen on a free port, the same for UDP and TCP."""
+        """Listen, on the same port for UDP and TCP."""
         loop = asyncio.get_running_loop()
-        tcp, udp = _bind_both(self.host)
+        tcp, udp = _bind_both(self.host, self._wanted_port)
         self.port = tcp.getsockname()[1]
         self._tcp = await loop.create_server(lambda: _Stream(self), sock=tcp)
         self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
@@ -247,14 +249,14 @@ def _fault(name: str, rdtype: str | None) -> Fault:
     return dns.name.from_text(name), None if rdtype is None else dns.rdatatype.from_text(rdtype)
 
 
-def _bind_both(host: str) -> tuple[socket.socket, socket.socket]:
-    """Return a TCP and a UDP socket on the same free port."""
+def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """Return a TCP and a UDP socket on the same port; 0: a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for last in (False,) * 9 + (True,):
         tcp = socket.socket(family, socket.SOCK_STREAM)
         udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            tcp.bind((host, 0))
+            tcp.bind((host, port))
             udp.bind(tcp.getsockname())
         except OSError:  # the port is free for one of them only
             tcp.close()

@@ -28,6 +28,7 @@ from typing import ClassVar
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Recipient
+from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay import commands
 from relayd.relay.aftermath import Aftermath, aftermath
@@ -59,6 +60,7 @@ class Engine(ABC):
         self.returned: list[Load] = []  # loads behind the interrupted one, and those that LIMITS leave no room for
         self.broke = False  # whether the end may be the plan's fault
         self.answered = 0  # replies
+        self.throttled: Reply | None = None  # the last one that asked for less
         self.progress = 0  # transactions that the server settled
         self.said = 0  # octets
         self._elsewhere = elsewhere
@@ -207,6 +209,8 @@ class Engine(ABC):
 
     def _answer(self, reply: Reply, unsent: int, arrived: int) -> None:
         self.answered += 1
+        if reply.code >= 400 and asks_for_less(reply):
+            self.throttled = reply
         if not self._expected:
             if reply.code == 421:
                 self._break_off(Deferred(reply, Scope.HOST), unsent, self._open)

@@ -23,6 +23,7 @@ from enum import Enum
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site, Target
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
@@ -37,6 +38,7 @@ from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.settings import RelaySettings
+from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.tls import TlsContexts, TlsMemory
 from relayd.relay.transaction import Load, of_message
@@ -50,7 +52,8 @@ class Ended:
     `delivered` with at least one recipient delivered.  `failure`, of scope HOST: the site is to back off, because no
     host could be used or a connection ended before anything was settled; Failed only if every host will never be one,
     by the address look-up or because it is ourselves.  `peer` is the last one connected to, `name[address]:port`, or
-    empty.
+    empty.  `throttled` is the last reply, at whatever stage, that asked for less mail or fewer connections
+    (mail/refusal.py), whatever came of the run otherwise.
     """
 
     undone: tuple[Delivery, ...] = ()
@@ -58,6 +61,7 @@ class Ended:
     delivered: int = 0
     failure: Deferred | Failed | None = None
     peer: str = ""
+    throttled: Reply | None = None
 
 
 class Ending(Enum):
@@ -86,7 +90,7 @@ class Equipment:
 
 
 class Relayer:
-    """One run.  `run` is called once; `finish` may be called at any time."""
+    """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
 
     def __init__(self, site: Site, equipment: Equipment) -> None:
         self._site = site
@@ -95,6 +99,8 @@ class Relayer:
         self._failure: Deferred | Failed | None = None
         self._connects = 0
         self._peer = ""
+        self._throttled: Reply | None = None
+        self._stirring = Stirring(asyncio.get_running_loop().time)
         self._elsewhere = sum(map(len, site.hosts)) > 1  # there are hosts to try for what one does not suit
         self._unsuited: list[Load] = []
         self._interrupted: tuple[Load, Deferred] | None = None  # to be tried at the next host
@@ -117,20 +123,30 @@ class Relayer:
         try:
             await self._send(stock, reporter, withdrawn)
         except BaseException:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._stirring.waiting_for_us():
                 await until_done(reporter.all_durable())
             raise
         for load in withdrawn:
             load.discard()
         undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
-        await until_done(reporter.all_durable())
+        with self._stirring.waiting_for_us():
+            await until_done(reporter.all_durable())
         return Ended(
             undone=tuple(undone),
             settled=len(reporter.reported),
             delivered=reporter.delivered,
             failure=None if self._finishing else self._failure,
             peer=self._peer,
+            throttled=self._throttled,
         )
+
+    @property
+    def stirred(self) -> float:
+        """Loop time of the last sign of progress.  Longer ago than `Timeouts.longest_silence`, and whatever the loop is
+        late by: it is stuck.  What we wait for on our own side counts as progress (stirring.py)."""
+        if self._exchange is not None and self._exchange.waits_for_us:
+            return asyncio.get_running_loop().time()
+        return self._stirring.last
 
     def reported(self, delivery: Delivery) -> bool:
         """Whether this one's outcomes were reported: what was not is undone, should `run` have raised."""
@@ -182,7 +198,8 @@ class Relayer:
 
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
-        found = await self._equipment.ports.addresses.addresses(host, self._site)
+        with self._stirring.waiting_for_us():
+            found = await self._equipment.ports.addresses.addresses(host, self._site)
         if isinstance(found, Deferred | Failed):
             self._failure = more_telling(self._failure, found)
             return []
@@ -199,6 +216,7 @@ class Relayer:
             contexts=self._equipment.contexts,
             memory=self._equipment.tls,
             partings=self._equipment.partings,
+            stirring=self._stirring,
             clock=self._equipment.clock,
         )
         result: Established | Deferred | Failed
@@ -212,6 +230,7 @@ class Relayer:
         finally:
             self._entrance = None
             self._connects += entrance.connects
+            self._throttled = entrance.throttled or self._throttled
         if isinstance(result, Deferred | Failed):
             self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._failure = more_telling(self._failure, result)
@@ -237,7 +256,9 @@ class Relayer:
             proven=equipment.plans.proven(target, equipment.clock()),
             elsewhere=self._elsewhere,
         )
-        exchange = Exchange(established.wire, engine, stock, reporter, equipment.ports, settings, withdrawn)
+        exchange = Exchange(
+            established.wire, engine, stock, reporter, equipment.ports, settings, self._stirring, withdrawn
+        )
         self._exchange = exchange
         if self._finishing:
             exchange.stop()
@@ -245,6 +266,7 @@ class Relayer:
             await exchange.run()
         finally:
             self._exchange = None
+        self._throttled = engine.throttled or self._throttled
         self._unsuited += engine.unsuited
         stock.put_back(engine.returned)
         if engine.over is None or exchange.our_fault:

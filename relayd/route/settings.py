@@ -21,7 +21,7 @@ _NAMESERVER = re.compile(r"\[(?P<v6>[^\]]*)\](?::(?P<v6port>\d{1,5}))?|(?P<v4>[0
 class RouteRule:
     """One [[route]]: where the mail of some destinations goes instead of to their mail exchangers.
 
-    `match` has patterns of `smart_host.parse_pattern`, `hosts` are tried in order.  What is None is taken from the
+    `match` has patterns of mail/pattern.py, `hosts` are tried in order.  What is None is taken from the
     settings for all.  Raises ValueError for a name that cannot be part of a site's key, and for empty lists.
     """
 

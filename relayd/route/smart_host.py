@@ -1,12 +1,7 @@
 """Smart hosts: which [[route]] a destination takes, and how patterns and hosts are written.
 
 Pure.  Rules are looked at in the order of the file and the first that matches wins, as in a firewall: the reader of
-the file needs no precedence rules in mind, and `*` goes last.
-
-    example.net       the domain itself
-    *.example.net     its subdomains, however deep, but not itself
-    [192.0.2.1]       an address literal
-    *                 everything, address literals too
+the file needs no precedence rules in mind, and `*` goes last (mail/pattern.py).
 
 A smart host is a name whose A and AAAA records are looked up (never its MX), or an IP address.
 """
@@ -19,6 +14,7 @@ from collections.abc import Iterable
 
 from relayd.mail.address import parse_domain
 from relayd.mail.errors import InvalidAddress
+from relayd.mail.pattern import matches
 from relayd.mail.route import Host, Site
 from relayd.route.settings import RouteRule, RouteSettings
 
@@ -29,18 +25,6 @@ _HOST = re.compile(
     r"(?:(?P<scheme>smtps?)://)?(?:\[(?:ipv6:)?(?P<literal>[^\[\]]+)\]|(?P<name>[^\[\]:/]+))(?::(?P<port>\d{1,5}))?/?",
     re.IGNORECASE,
 )
-
-
-def parse_pattern(text: str) -> str:
-    """Return a pattern of `match` in its canonical form: lower-case A-labels; ValueError if it is none."""
-    text = text.strip()
-    if text == "*":
-        return text
-    prefix = "*." if text.startswith("*.") else ""
-    try:
-        return prefix + parse_domain(text.removeprefix("*."))
-    except InvalidAddress:
-        raise ValueError(f"a pattern is a domain, *.domain or *, not {text!r}") from None
 
 
 def parse_host(text: str) -> Host:
@@ -65,13 +49,6 @@ def parse_host(text: str) -> Host:
 def matching(rules: Iterable[RouteRule], destination: str) -> RouteRule | None:
     """Return the first rule with a pattern that matches `destination`, a lower-case A-label or an address literal."""
     return next((rule for rule in rules if any(matches(pattern, destination) for pattern in rule.match)), None)
-
-
-def matches(pattern: str, destination: str) -> bool:
-    """Whether a canonical pattern matches a destination."""
-    if pattern.startswith("*."):
-        return destination.endswith(pattern[1:]) and len(destination) > len(pattern) - 1
-    return pattern in ("*", destination)
 
 
 def site_of(rule: RouteRule, settings: RouteSettings) -> Site:

@@ -1,15 +1,19 @@
 """The gates that can make a site wait.
 
 Pure.  Each gate is a function of what is known of the site, the settings and `now`; it returns None if it is open,
-else a verdict that says until when (None: until something ends, not a time) and why.
+else a verdict that says until when (None: until something ends, not a time) and why.  `relayd explain` shows them in
+the order of `GATES`, and the scheduler obeys the same functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from relayd.schedule.settings import ScheduleSettings
+from relayd.schedule.rate import UNUSED, Meter, Rate
+from relayd.schedule.settings import SiteLimits
+from relayd.schedule.window import Window
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,15 +22,29 @@ class SiteState:
 
     `due` has, for each destination with mail that may be tried now, how many recipients are thought to wait: an
     estimate, never less than one; `fresh` are those of them that were named since a relayer last began to claim.
-    `failures` counts attempts in a row that could not use the site at all.
+    `failures` counts attempts in a row that could not use the site at all.  `quick` says whether the last relayer
+    needed little time for each message.  `rule` is the number of the [[site]] table that `limits` come from;
+    `opens_at` is when a gate opens for which the scheduler waits.
     """
 
+    limits: SiteLimits
+    window: Window
+    rule: int | None = None
     due: dict[str, int] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
     running: int = 0
     failures: int = 0
     retry_at: datetime | None = None
     reason: str = ""
+    messages: Meter = UNUSED
+    connections: Meter = UNUSED
+    quick: bool = False
+    opens_at: datetime | None = None
+
+    @classmethod
+    def of(cls, limits: SiteLimits) -> SiteState:
+        """Return the state of a site of which nothing is known."""
+        return cls(limits=limits, window=Window(size=limits.initial))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,21 +56,51 @@ class Verdict:
     why: str
 
 
+def allowed(site: SiteState, now: datetime) -> int:
+    """Return how many relayers a site may have: one, the probe, while it has not recovered."""
+    return 1 if site.failures else site.window.allowed(site.limits, now)
+
+
 def back_off(site: SiteState, now: datetime) -> Verdict | None:
     """A site that could not be used is left alone until its retry time."""
     if site.retry_at is None or site.retry_at <= now:
         return None
-    return Verdict(gate="back-off", until=site.retry_at, why=f"{site.failures} failures in a row: {site.reason}")
+    times = "once" if site.failures == 1 else f"{site.failures} times in a row"
+    return Verdict(gate="back-off", until=site.retry_at, why=f"out of reach {times}: {site.reason}")
 
 
-def window(site: SiteState, settings: ScheduleSettings) -> Verdict | None:
-    """At most `max_connections_per_site` relayers; one, the probe, while the site has not recovered."""
-    allowed = 1 if site.failures else settings.max_connections_per_site
-    if site.running < allowed:
+def window(site: SiteState, now: datetime) -> Verdict | None:
+    """At most so many relayers as window.py has found."""
+    if site.running < allowed(site, now):
         return None
-    return Verdict(gate="window", until=None, why=f"{site.running} of {allowed} connections in use")
+    why = f"{site.running} of {allowed(site, now)} connections in use"
+    return Verdict(gate="window", until=None, why=f"{why} ({site.window.why})" if site.window.why else why)
 
 
-def verdict(site: SiteState, settings: ScheduleSettings, now: datetime) -> Verdict | None:
+def connection_rate(site: SiteState, now: datetime) -> Verdict | None:
+    """At most so many connections in a time."""
+    return _rate("connection-rate", site.limits.connection_rate, site.connections, now)
+
+
+def message_rate(site: SiteState, now: datetime) -> Verdict | None:
+    """At most so many messages in a time."""
+    return _rate("message-rate", site.limits.message_rate, site.messages, now)
+
+
+def _rate(gate: str, rate: Rate | None, meter: Meter, now: datetime) -> Verdict | None:
+    if rate is None or meter.room(rate, now) > 0:
+        return None
+    return Verdict(gate=gate, until=meter.open_at(rate, now), why=f"at most {rate}")
+
+
+GATES: dict[str, Callable[[SiteState, datetime], Verdict | None]] = {
+    "back-off": back_off,
+    "window": window,
+    "connection-rate": connection_rate,
+    "message-rate": message_rate,
+}
+
+
+def verdict(site: SiteState, now: datetime) -> Verdict | None:
     """Return the first gate that is closed, None if a relayer may start."""
-    return back_off(site, now) or window(site, settings)
+    return back_off(site, now) or window(site, now) or connection_rate(site, now) or message_rate(site, now)

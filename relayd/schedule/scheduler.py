@@ -2,28 +2,39 @@
 
 Pure: time is an argument, there is no I/O.  Invariants, checked by tests/schedule/test_scheduler.py:
 
-    A site is in the turn order if and only if it has due mail, room and no back-off.
-    At most `max_connections_per_site` relayers run for one site; one while it has not recovered.
+    A site is in the turn order if and only if it has due mail and all its gates are open.
+    At most as many relayers run for one site as its window allows; one while it has not recovered.
+    At most `max_connections` relayers run; of those at most `unreserved` for sites that are not quick, or have one.
     Deliveries in core never exceed `active_limit`.
     No site waits for more than one full turn of the others.
 
-Costs: O(1) for each relayer started or ended and for each destination that falls due, O(log n) for each back-off.
-How many relayers run altogether is the manager's semaphore.
+The reserve is what keeps slow sites from harming others: a server that takes its time holds its connections for
+minutes, and a few such sites, or a thousand with one message each, would hold all there are.  So the last quarter of
+the connections is for the first relayer of a site that was quick when it was served last.
+
+Costs: O(1) for each relayer started or ended and for each destination that falls due, O(log n) for each gate that
+opens by the clock.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 
-from relayd.schedule.gates import SiteState, Verdict, verdict
+from relayd.schedule.gates import SiteState, Verdict, allowed, verdict
+from relayd.schedule.rate import Meter
+from relayd.schedule.remembered import RememberedSites
 from relayd.schedule.settings import ScheduleSettings
+from relayd.schedule.window import Window
 
 SMALLEST_BATCH = 10  # fewer deliveries are not worth a connection of their own
 MOST_DESTINATIONS = 200  # of one site in one turn; the others have the next one
+MANY = 500  # recipients: an estimate that says "at least so many", since the queue counts no further
+QUICK = timedelta(seconds=2)  # for each message, connecting included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,43 +46,111 @@ class Turn:
     batch: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """What a server said of how much we send: too many connections (`crowded`; `stated` is the limit that it named),
+    else too much in a time."""
+
+    crowded: bool
+    why: str
+    stated: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How a relayer's connection went: so many messages settled in that time, and what the server complained of."""
+
+    settled: int = 0
+    took: timedelta = timedelta(0)
+    complaint: Complaint | None = None
+
+
+NOTHING = Course()
+
+
 class Scheduler:
     """The turn order of sites.  See the module."""
 
     def __init__(self, settings: ScheduleSettings) -> None:
-        self.settings = settings
+        self._settings = settings
         self._sites: dict[str, SiteState] = {}
+        self._remembered = RememberedSites()
         self._turns: OrderedDict[str, None] = OrderedDict()
-        self._retries: list[tuple[datetime, str]] = []
+        self._reserved: OrderedDict[str, None] = OrderedDict()  # of `_turns`, who may have a reserved connection
+        self._openings: list[tuple[datetime, str]] = []  # when a gate opens by the clock
+        self._running = 0
         self._in_core = 0
+
+    @property
+    def settings(self) -> ScheduleSettings:
+        """The limits in force."""
+        return self._settings
+
+    def reload(self, settings: ScheduleSettings, now: datetime) -> None:
+        """Use other limits from now on; relayers that run are not disturbed."""
+        self._settings = settings
+        self._remembered.forget_rules()
+        for site, state in self._sites.items():
+            state.rule = settings.rule_for(state.due, None)
+            state.limits = settings.limits_of(state.rule)
+            self._place(site, now)
 
     # what is known
 
-    def mail_due(self, site: str, destination: str, recipients: int, now: datetime) -> None:
-        """There is mail for `destination`, at `site`, that may be tried now: about `recipients` of it."""
-        state = self._sites.setdefault(site, SiteState())
+    def mail_due(self, site: str, destination: str, recipients: int, now: datetime, hosts: Iterable[str] = ()) -> None:
+        """There is mail for `destination`, at `site`, that may be tried now: about `recipients` of it.
+
+        `hosts` are the names of the site's mail exchangers.
+        """
+        state = self._known(site, now)
+        if self._settings.rules:
+            state.rule = self._settings.rule_for((destination, *hosts), state.rule)
+        state.limits = self._settings.limits_of(state.rule)
         state.due[destination] = max(recipients, state.due.get(destination, 0), 1)
         state.fresh.add(destination)
         self._place(site, now)
 
     def taken(self, turn: Turn, deliveries: int, now: datetime) -> None:
-        """A relayer claimed this many in its turn; fewer than its batch means that its destinations have no more,
-        but for mail that fell due while it claimed."""
+        """A relayer claimed this many in its turn.
+
+        Fewer than its batch means that its destinations have no more, but for mail that fell due while it claimed; a
+        whole batch means that there is probably more than was thought.
+        """
         self._in_core += deliveries - turn.batch
         state = self._sites[turn.site]
+        state.messages = _given_back(state, turn.batch - deliveries, now)
         if deliveries < turn.batch:
             for destination in turn.destinations:
                 if destination not in state.fresh:
                     state.due.pop(destination, None)
+        else:
+            for destination in turn.destinations:
+                state.due[destination] = max(2 * turn.batch // len(turn.destinations), state.due.get(destination, 1))
         self._place(turn.site, now)
 
-    def ended(self, turn: Turn, deliveries: int, now: datetime) -> None:
+    def ended(self, turn: Turn, deliveries: int, now: datetime, course: Course = NOTHING) -> None:
         """The relayer of a turn that had claimed this many deliveries is gone."""
-        self._in_core -= deliveries
         state = self._sites[turn.site]
+        self._learn(state, deliveries, course, now)
+        self._in_core -= deliveries
+        self._running -= 1
         state.running -= 1
         self._place(turn.site, now)
-        self._forget_if_idle(turn.site)
+        self._forget_if_idle(turn.site, now)
+
+    def refused(self, site: str, complaint: Complaint, now: datetime) -> bool:
+        """A relayer that still counts could not use the site: whether that is a limit of connections, since others
+        are open.  If not, the site is out of reach, and `failed` must follow.
+
+        Of a site that is down all relayers end so; then it is the last of them that says so.
+        """
+        state = self._sites[site]
+        others = state.running - 1
+        if others < 1:
+            return False
+        state.window = state.window.refused(others, complaint.stated, complaint.why, now)
+        self._place(site, now)
+        return True
 
     def failed(self, site: str, retry_at: datetime, reason: str, now: datetime, *, failures: int | None = None) -> None:
         """The site could not be used; nothing starts for it before `retry_at`.
@@ -79,19 +158,20 @@ class Scheduler:
         `failures` is how often in a row that was so; None: once more than known.  Relayers that fail together, and
         so have the same `retry_at`, count once.
         """
-        state = self._sites.setdefault(site, SiteState())
+        state = self._known(site, now)
         if failures is None:
             failures = state.failures + (state.retry_at != retry_at)
         state.failures, state.retry_at, state.reason = failures, retry_at, reason
-        heapq.heappush(self._retries, (retry_at, site))
         self._place(site, now)
 
     def recovered(self, site: str, now: datetime) -> None:
         """The site took mail, or an operator asked for another try."""
         if state := self._sites.get(site):
+            if state.failures:
+                state.window = Window(size=state.limits.initial, why=state.window.why)
             state.failures, state.retry_at, state.reason = 0, None, ""
             self._place(site, now)
-            self._forget_if_idle(site)
+            self._forget_if_idle(site, now)
 
     # what to do
 
@@ -100,25 +180,52 @@ class Scheduler:
 
         The site goes to the end of the order.  `taken` and `ended` must follow.
         """
-        self._end_back_offs(now)
-        room = self.settings.active_limit - self._in_core
-        if not self._turns or room <= 0:
+        self._open(now)
+        room = self._settings.active_limit - self._in_core
+        order = self._turns if self._running < self._settings.unreserved else self._reserved
+        if not order or room <= 0 or self._running >= self._settings.max_connections:
             return None
-        site, _ = self._turns.popitem(last=False)
+        site = next(iter(order))
+        del self._turns[site]
+        self._reserved.pop(site, None)
         state = self._sites[site]
-        destinations = tuple(state.due)[:MOST_DESTINATIONS]
-        batch = min(self._batch(state), room)
-        for destination in destinations:  # to the end of the site's own order
-            state.due[destination] = max(1, state.due.pop(destination) - batch)
-        state.fresh.difference_update(destinations)
+        batch = min(self._batch(state, now), room)
+        turn = Turn(site=site, destinations=_chosen(state, batch), batch=batch)
+        state.fresh.difference_update(turn.destinations)
+        state.messages = _given_back(state, -batch, now)
+        if state.limits.connection_rate:
+            state.connections = state.connections.taken(state.limits.connection_rate, 1, now)
         state.running += 1
+        self._running += 1
         self._in_core += batch
         self._place(site, now)
-        return Turn(site=site, destinations=destinations, batch=batch)
+        return turn
+
+    def wake_at(self) -> datetime | None:
+        """Return when the next gate opens by the clock, None if none does."""
+        return self._openings[0][0] if self._openings else None
+
+    # what it knows
 
     def verdict(self, site: str, now: datetime) -> Verdict | None:
         """Return why the site has to wait at `now`, None if it need not."""
-        return verdict(self._sites.get(site, SiteState()), self.settings, now)
+        return verdict(self.state_of(site), now)
+
+    def state_of(self, site: str) -> SiteState:
+        """Return what is known of a site; it is not to be changed."""
+        known = self._sites.get(site) or self._remembered.look(site)
+        return known or SiteState.of(self._settings.limits)
+
+    def without_room(self) -> Verdict | None:
+        """Return why no site may start a relayer now, None if one may."""
+        if self._in_core >= self._settings.active_limit:
+            why = f"{self._in_core} deliveries in core, of at most {self._settings.active_limit}"
+            return Verdict(gate="active-limit", until=None, why=why)
+        if self._running >= self._settings.unreserved:
+            most = self._settings.max_connections
+            why = f"{self._running} of {most} connections in use; the last quarter is for quick sites without one"
+            return Verdict(gate="max-connections", until=None, why=why)
+        return None
 
     def failures(self, site: str) -> int:
         """Return how many attempts in a row could not use the site."""
@@ -128,14 +235,10 @@ class Scheduler:
         """Return whether the site has due mail, a relayer, or a back-off."""
         return site in self._sites
 
-    def wake_at(self) -> datetime | None:
-        """Return when the next back-off ends, None if there is none."""
-        return self._retries[0][0] if self._retries else None
-
     @property
     def idle(self) -> bool:
         """Whether no site may start a relayer and none runs."""
-        return not self._turns and not any(state.running for state in self._sites.values())
+        return not self._turns and not self._running
 
     def failing(self) -> Collection[str]:
         """Return the sites that have not recovered."""
@@ -143,30 +246,84 @@ class Scheduler:
 
     # within
 
-    def _batch(self, state: SiteState) -> int:
+    def _known(self, site: str, now: datetime) -> SiteState:
+        state = self._sites.get(site)
+        if state is None:
+            state = self._remembered.take(site, now) or SiteState.of(self._settings.limits)
+            self._sites[site] = state
+        return state
+
+    def _learn(self, state: SiteState, deliveries: int, course: Course, now: datetime) -> None:
+        complaint = course.complaint
+        if complaint and complaint.crowded:
+            state.window = state.window.refused(max(1, state.running - 1), complaint.stated, complaint.why, now)
+        elif complaint:
+            state.window = state.window.throttled(complaint.why, now)
+        elif course.settled:
+            state.window = state.window.served(course.settled, state.running, state.limits, now)
+        if deliveries:
+            state.quick = course.settled > 0 and course.took <= QUICK * course.settled
+
+    def _batch(self, state: SiteState, now: datetime) -> int:
         """Share what is due among the connections that the site may still have, within the bounds of a batch."""
         if state.failures:
             return 1  # the probe
-        room = self.settings.max_connections_per_site - state.running
-        share = -(-sum(state.due.values()) // room)
-        return min(max(share, SMALLEST_BATCH), self.settings.max_messages_per_connection)
+        room = allowed(state, now) - state.running
+        waiting = sum(islice(state.due.values(), MOST_DESTINATIONS))
+        share = waiting if waiting >= MANY else -(-waiting // room)
+        batch = min(max(share, SMALLEST_BATCH), state.limits.max_messages_per_connection)
+        rate = state.limits.message_rate
+        return min(batch, state.messages.room(rate, now)) if rate else batch
 
     def _place(self, site: str, now: datetime) -> None:
         """Put the site into the turn order, or take it out, as the first invariant says."""
         state = self._sites[site]
-        if state.due and verdict(state, self.settings, now) is None:
-            self._turns.setdefault(site)
-        else:
+        closed = verdict(state, now)
+        if closed and closed.until and state.due and closed.until != state.opens_at:
+            state.opens_at = closed.until
+            heapq.heappush(self._openings, (closed.until, site))
+        if closed or not state.due:
             self._turns.pop(site, None)
+            self._reserved.pop(site, None)
+            return
+        self._turns.setdefault(site)
+        if state.quick and not state.running:
+            self._reserved.setdefault(site)
+        else:
+            self._reserved.pop(site, None)
 
-    def _end_back_offs(self, now: datetime) -> None:
-        while self._retries and self._retries[0][0] <= now:
-            _, site = heapq.heappop(self._retries)
-            if site in self._sites:
+    def _open(self, now: datetime) -> None:
+        while self._openings and self._openings[0][0] <= now:
+            _, site = heapq.heappop(self._openings)
+            if state := self._sites.get(site):
+                state.opens_at = None
                 self._place(site, now)
 
-    def _forget_if_idle(self, site: str) -> None:
+    def _forget_if_idle(self, site: str, now: datetime) -> None:
         state = self._sites[site]
         if not (state.due or state.running or state.failures):
             del self._sites[site]
             self._turns.pop(site, None)
+            self._reserved.pop(site, None)
+            self._remembered.keep(site, state, now)
+
+
+def _chosen(state: SiteState, batch: int) -> tuple[str, ...]:
+    """Choose destinations that are thought to fill a batch; they go to the end of the site's own order."""
+    chosen: list[str] = []
+    wanted = batch
+    for destination, waiting in islice(state.due.items(), MOST_DESTINATIONS):
+        if wanted <= 0:
+            break
+        chosen.append(destination)
+        wanted -= waiting
+    for destination in chosen:
+        waiting = state.due.pop(destination)
+        state.due[destination] = waiting if waiting >= MANY else max(1, waiting - batch)
+    return tuple(chosen)
+
+
+def _given_back(state: SiteState, messages: int, now: datetime) -> Meter:
+    """Return the site's meter of messages with so many given back; a negative number takes them."""
+    rate = state.limits.message_rate
+    return state.messages.taken(rate, -messages, now) if rate and messages else state.messages

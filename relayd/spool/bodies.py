@@ -174,19 +174,16 @@ class Bodies:
             gone.append(message_id)
         return gone
 
-    def scan(self) -> Iterator[list[str]]:
-        """Yield the ids of all bodies, a directory at a time; half-made ones are unlinked on the way."""
-        for directory in sorted(self._directories()):
-            ids = []
-            for entry in os.scandir(directory):
-                if entry.name.startswith("."):
-                    os.unlink(entry.path)
-                elif _is_id(entry.name):
-                    ids.append(entry.name)
-            yield sorted(ids)
+    def listed(self, at_once: int = 1) -> Iterator[list[str]]:
+        """Yield the ids of all bodies, so many directories at a time that there are at least `at_once`."""
+        return _gathered(map(_ids_in, self._directories()), at_once)
+
+    def scan(self, at_once: int = 1) -> Iterator[list[str]]:
+        """Yield as `listed` does; half-made bodies are unlinked on the way, so none may be in the making."""
+        return _gathered(map(_cleared, self._directories()), at_once)
 
     def _directories(self) -> Collection[str]:
-        return [entry.path for entry in os.scandir(self._root) if len(entry.name) == 2 and entry.is_dir()]
+        return sorted(entry.path for entry in os.scandir(self._root) if len(entry.name) == 2 and entry.is_dir())
 
     def _make_directory(self, message_id: str) -> None:
         """Make sure that there is a directory for a body; `sync` makes it durable."""
@@ -201,6 +198,28 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _gathered(directories: Iterable[list[str]], at_once: int) -> Iterator[list[str]]:
+    gathered: list[str] = []
+    for ids in directories:
+        gathered += ids
+        if len(gathered) >= at_once:
+            yield gathered
+            gathered = []
+    if gathered:
+        yield gathered
+
+
+def _ids_in(directory: str) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(directory) if _is_id(entry.name))
+
+
+def _cleared(directory: str) -> list[str]:
+    for entry in os.scandir(directory):
+        if entry.name.startswith("."):
+            os.unlink(entry.path)
+    return _ids_in(directory)
 
 
 def _is_id(name: str) -> bool:

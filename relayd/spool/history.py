@@ -118,12 +118,6 @@ def finished_bodies(db: Database, limit: int) -> list[str]:
     return [message for _, message in sorted(rows_in(db.execute(SELECT_FINISHED, (limit,))))]
 
 
-def unlinked(db: Database, message_ids: Collection[str]) -> set[str]:
-    """Return those of the ids that are finished and whose bodies were unlinked."""
-    rows = db.execute(f"SELECT id FROM history WHERE body = {BODY_GONE} AND id {AMONG}", (as_set(message_ids),))
-    return {row[0] for row in rows}
-
-
 def bodies_gone(db: Database, message_ids: Collection[str]) -> None:
     """Record that bodies are unlinked."""
     db.execute(f"UPDATE history SET body = {BODY_GONE} WHERE id {AMONG}", (as_set(message_ids),))

@@ -17,6 +17,7 @@ from relayd.mail.settlement import Action, Notice
 from relayd.spool.database import AMONG, Database, as_set
 from relayd.spool.history import finish
 from relayd.spool.rows import MESSAGE, RECIPIENT, body_of, microseconds, recipient_of, reverse_path_of, time_of
+from relayd.spool.sites import witnessed
 
 SELECT_LATE = """
     SELECT id FROM messages WHERE warned = 0 AND held = 0 AND sender <> '' AND arrived < ? ORDER BY arrived LIMIT ?
@@ -88,7 +89,7 @@ def _notice(db: Database, notice_id: str, message_id: str, action: str, numbers:
         action=Action(action),
         message_id=message_id,
         reverse_path=reverse_path,
-        recipients=tuple(_recipients(db, message_id, numbers)),
+        recipients=witnessed(db, _recipients(db, message_id, numbers)),
         body=body_of(row),
         arrived=time_of(row[1]),
         ret=row[3],

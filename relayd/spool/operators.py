@@ -16,8 +16,9 @@ from relayd.spool import history
 from relayd.spool.database import AMONG, Database, Row, as_set
 from relayd.spool.leases import finish_removals
 from relayd.spool.notices import prune
-from relayd.spool.queue import HistoryRow, Listed, SiteRow
-from relayd.spool.rows import MESSAGE, RECIPIENT, message_of, microseconds, recipient_of, storable, time_of
+from relayd.spool.queue import HistoryRow, Listed
+from relayd.spool.rows import MESSAGE, RECIPIENT, message_of, microseconds, recipient_of
+from relayd.spool.sites import witnessed
 
 PAGE = 200  # messages read at once when all are listed
 
@@ -54,7 +55,11 @@ def _listed(db: Database, messages: Sequence[Row]) -> list[Listed]:
                 leased.add(message)
     return [
         # Between the two look-ups a message may have finished.
-        Listed(message=message_of(row, recipients[row[0]]), in_flight=row[0] in leased, hold_reason=row[-1])
+        Listed(
+            message=message_of(row, witnessed(db, recipients[row[0]])),
+            in_flight=row[0] in leased,
+            hold_reason=row[-1],
+        )
         for row in messages
         if row[0] in recipients
     ]
@@ -104,24 +109,3 @@ def remove(db: Database, message_ids: Collection[str], now: datetime) -> int:
 def _count(db: Database, ids: str) -> int:
     (found,) = db.execute(f"SELECT count(*) FROM messages WHERE id {AMONG}", (ids,)).fetchone()
     return int(found)
-
-
-def sites(db: Database) -> list[SiteRow]:
-    """See the contract."""
-    return [
-        SiteRow(key=key, failures=failures, retry_at=time_of(retry_at), reply=reply)
-        for key, failures, retry_at, reply in db.execute(
-            "SELECT key, failures, retry_at, reply FROM sites ORDER BY key"
-        )
-    ]
-
-
-def back_off(db: Database, site: SiteRow) -> None:
-    """See the contract."""
-    if not site.failures:
-        db.execute("DELETE FROM sites WHERE key = ?", (site.key,))
-        return
-    db.execute(
-        "INSERT OR REPLACE INTO sites (key, failures, retry_at, reply) VALUES (?, ?, ?, ?)",
-        (site.key, site.failures, microseconds(site.retry_at), storable(site.reply)),
-    )

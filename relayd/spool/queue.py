@@ -14,11 +14,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient
@@ -32,16 +33,6 @@ class Due:
     destination: str
     recipients: int
     since: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRow:
-    """What the queue remembers of a site across restarts: its back-off."""
-
-    key: str
-    failures: int
-    retry_at: datetime
-    reply: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +74,11 @@ class Queue(Protocol):
     async def claim(
         self, destinations: Collection[str], limit: int, now: datetime, *, until: datetime
     ) -> list[Delivery]:
-        """Lease what is due at these destinations (all of one site), the longest due first, until `until`.
+        """Lease what is due at these destinations (all of one site) until `until`.
 
-        At most `limit` deliveries; a message's due recipients at the site come together, at most 1,000 in one
-        delivery.  All deliveries of one call share a lease.
+        What is urgent first; then by turns what was never tried and what was, so that neither keeps the other
+        waiting; each the longest due first.  At most `limit` deliveries; a message's due recipients at the site come
+        together, at most 1,000 in one delivery.  All deliveries of one call share a lease.
         """
 
     async def renew(self, leases: Collection[int], until: datetime) -> None:
@@ -118,11 +110,21 @@ class Queue(Protocol):
     async def drop_notice(self, notice_id: str) -> None:
         """Forget a notice that cannot be made (its sender has no address to be told at)."""
 
-    async def sites(self) -> list[SiteRow]:
+    async def sites(self) -> list[BackOff]:
         """Return the sites that back off."""
 
-    async def back_off(self, site: SiteRow) -> None:
+    async def back_off(self, back_off: BackOff) -> None:
         """Remember that a site backs off; `failures` 0 forgets it."""
+
+    async def routed(self, sites: Mapping[str, str], now: datetime) -> None:
+        """Remember to which sites destinations lead, for people.
+
+        Where a site backs off, recipients there that were never tried themselves are listed, and told of in
+        notifications, with what was said of the site.
+        """
+
+    async def sites_of(self, destinations: Collection[str]) -> dict[str, str]:
+        """Return to which sites destinations were found to lead, of those that were looked up."""
 
     async def withdrawn(self) -> frozenset[str]:
         """Return the ids of claimed messages that an operator has held or removed since they were claimed."""

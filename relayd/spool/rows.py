@@ -30,7 +30,7 @@ RECIPIENT = (
 HISTORY = "id, arrived, finished, sender, size, recipients"
 
 INTO_MESSAGES = f"INSERT INTO messages ({MESSAGE}, total, open)"
-INTO_RECIPIENTS = f"INSERT INTO recipients ({RECIPIENT}, message, arrived, held)"
+INTO_RECIPIENTS = f"INSERT INTO recipients ({RECIPIENT}, message, arrived, held, urgent)"
 UPDATE_RECIPIENT = """
     UPDATE recipients SET status = ?, attempts = ?, due = ?, reply = ?, dsn = ?, peer = ?, attempted = ?,
         possible_duplicate = ?, lease = NULL, removing = 0
@@ -123,6 +123,7 @@ def recipient_values(message: Message, recipient: Recipient) -> tuple[Any, ...]:
         message.id,
         arrived,
         message.held,
+        message.notification,
     )
 
 

@@ -6,7 +6,8 @@ left alone.
 
 Times are microseconds since 1970 UTC.  `open` counts the recipients of a message that are not final.  `waiting`
 says whether a recipient may be claimed once it is due; the partial indexes over it serve `due`, `claim`, `next_due`
-and `expire`, and hold nothing else, so that they stay small while most of the queue is held or in flight.
+and `expire`, and hold nothing else, so that they stay small while most of the queue is held or in flight.  `turn` is
+0 for what is urgent, 1 for what was never tried, 2 for what was.
 """
 
 from __future__ import annotations
@@ -109,6 +110,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX history_finished ON history (finished)",
         "CREATE INDEX history_bodies ON history (finished) WHERE body = 1",
+    ),
+    (
+        # Urgent ones first, then new and tried ones by turns: see claims.py.
+        "ALTER TABLE recipients ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0",  # the message's
+        """
+        ALTER TABLE recipients ADD COLUMN turn INTEGER NOT NULL
+            AS (CASE WHEN urgent THEN 0 WHEN status = 'queued' THEN 1 ELSE 2 END) VIRTUAL
+        """,
+        "UPDATE recipients SET urgent = 1 WHERE message IN (SELECT id FROM messages WHERE notification = 1)",
+        "DROP INDEX recipients_due",
+        "DROP INDEX recipients_next",  # `next_due` reads recipients_due, and costs a claim nothing
+        "CREATE INDEX recipients_due ON recipients (waiting, destination, turn, due) WHERE waiting = 1",
+        """
+        CREATE TABLE destinations (                     -- where mail went when it was looked up last
+            destination TEXT NOT NULL PRIMARY KEY,
+            site TEXT NOT NULL,
+            seen INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+        "ALTER TABLE sites ADD COLUMN since INTEGER NOT NULL DEFAULT 0",  # of the first failure in a row
+        "ALTER TABLE sites ADD COLUMN dsn TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE sites ADD COLUMN peer TEXT NOT NULL DEFAULT ''",
     ),
 )
 VERSION = len(MIGRATIONS)

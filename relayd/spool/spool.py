@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -58,7 +58,6 @@ class Spool:
         self._unplaced: list[Submission] = []  # our copies, which nobody else would find again
         self._unsynced: list[Submission] = []  # in their place, but nobody knows whether on the disk
         self._uncommitted: list[Submission] = []  # durable bodies whose rows could not be written
-        self._writing: set[str] = set()  # notifications between their body and their row
         self._forget_at: datetime | None = None
 
     @classmethod
@@ -88,6 +87,8 @@ class Spool:
             notes = Notes.open(root / "queue", owner)
             queue = await SqliteQueue.open(root / NAME, owner=owner, events=events, over=notes.over)
             taken_over = await queue.take_over(now, noted)
+            half_made = await queue.unmade()  # notifications: made anew, or not at all
+            await asyncio.to_thread(Bodies(root / "queue").unlink, half_made)
         except BaseException:
             if queue is not None:
                 await queue.close()
@@ -201,14 +202,11 @@ class Spool:
 
     async def add_notification(self, message: Message, content: bytes) -> None:
         """Queue a message that we made ourselves; one that was begun before a crash is made again."""
-        self._writing.add(message.id)
         try:
             await asyncio.to_thread(self.bodies.write, message.id, content)
             await self.queue.add([message])
         except OSError as error:
             raise QueueError(f"{self.root}: {error}") from error
-        finally:
-            self._writing.discard(message.id)
 
     async def read_original(self, message_id: str, limit: int) -> bytes:
         """Return the first `limit` octets of a body: what a notification returns of it."""
@@ -240,28 +238,22 @@ class Spool:
 
     # what a crash left
 
-    async def orphans(self, limit: int | None = None) -> list[tuple[str, Path]]:
-        """Return bodies without any row, to be examined and adopted; clean up what needs no examining.
+    async def orphans(self) -> AsyncIterator[list[tuple[str, Path]]]:
+        """Yield bodies without any row, to be examined and adopted; look at all bodies for that, some at a time.
 
-        A body of a notice that is still owed is half a notification: it is unlinked, for it will be made again.
-        One whose history row says that it was unlinked came back by a power cut, and goes again.
+        It may be done while files are accepted and notifications made: what is between its body and its row is not
+        among them.  A body whose history row says that it was unlinked came back by a power cut, and goes again.
         """
-        async with self._accepting:
-            ours = {each.message.id for each in (*self._unsynced, *self._uncommitted)}
-            found: list[tuple[str, Path]] = []
-            scan = self.bodies.scan()
-            while (ids := await asyncio.to_thread(next, scan, None)) is not None:
-                found += [(each, self.bodies.path(each)) for each in await self._unknown(ids) if each not in ours]
-                if limit is not None and len(found) >= limit:
-                    return found[:limit]
-            return sorted(found)
-
-    async def _unknown(self, ids: Sequence[str]) -> list[str]:
-        known = await self.queue.known(ids)
-        half_made = await self.queue.owed(ids) - known - self._writing
-        revived = await self.queue.unlinked(ids)
-        await asyncio.to_thread(self.bodies.unlink, half_made | revived)
-        return [each for each in ids if not (each in known or each in half_made or each in self._writing)]
+        scan = self.bodies.scan(BATCH)
+        while True:
+            async with self._accepting:
+                ids = await asyncio.to_thread(next, scan, None)
+                if ids is None:
+                    return
+                ours = {each.message.id for each in (*self._unsynced, *self._uncommitted)}
+                strays = await self.queue.strays([each for each in ids if each not in ours])
+            await asyncio.to_thread(self.bodies.unlink, strays.revived)
+            yield [(each, self.bodies.path(each)) for each in strays.orphans]
 
     async def adopt(self, message: Message) -> None:
         """Queue a message whose body is in its place already."""
@@ -276,10 +268,18 @@ class Spool:
         return set_aside(self.root, message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
-        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, finished, or placed."""
-        ids = {name.removesuffix(".orig") for name in os.listdir(self.root / "queue" / "incoming")}
-        placed = {each for each in ids if self.bodies.path(each).exists()}
-        return frozenset(placed | await self.queue.known(ids))
+        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, or finished.
+
+        A copy that was placed and has no row is unlinked, since nobody knows whether all of it is on the disk; its
+        original is there.  To be called before anything is accepted, or looked at as an orphan.
+        """
+        names = os.listdir(self.root / "queue" / "incoming")
+        originals = {name.removesuffix(".orig") for name in names if name.endswith(".orig")}
+        known = await self.queue.known({name.removesuffix(".orig") for name in names})
+        if placed := [each for each in originals - known if self.bodies.path(each).exists()]:
+            await asyncio.to_thread(self.bodies.unlink, placed)
+            await asyncio.to_thread(sync_file_system, self.root)  # before the original is a dropped file again
+        return frozenset(known)
 
 
 async def _locked(path: Path) -> Lock:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events
 from relayd.mail.message import Message, new_id
 from relayd.mail.settlement import Notice, Settlement
-from relayd.spool import arrivals, history, leases, notices, operators, settling, takeover
+from relayd.spool import arrivals, claims, expiry, history, leases, notices, operators, settling, sites, takeover
+from relayd.spool.arrivals import Strays
 from relayd.spool.connection import Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Listed, SiteRow
+from relayd.spool.queue import Due, HistoryRow, Listed
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
 
@@ -147,13 +149,13 @@ class SqliteQueue:
         """Return those of the ids that are in the queue or in the history."""
         return await self._look(lambda db: arrivals.known(db, message_ids))
 
-    async def unlinked(self, message_ids: Collection[str]) -> set[str]:
-        """Return those of the ids that are finished and whose bodies were unlinked."""
-        return await self._look(lambda db: history.unlinked(db, message_ids))
+    async def strays(self, message_ids: Collection[str]) -> Strays:
+        """Return which of these bodies should not be there."""
+        return await self._look(lambda db: arrivals.strays(db, message_ids))
 
-    async def owed(self, message_ids: Collection[str]) -> set[str]:
-        """Return those of the ids that a notification will have."""
-        return await self._look(lambda db: arrivals.owed(db, message_ids))
+    async def unmade(self) -> list[str]:
+        """Return the ids of the notifications that are owed and not in the queue."""
+        return await self._look(arrivals.unmade)
 
     async def take_over(self, now: datetime, noted: Noted | None) -> TakenOver:
         """End what older owners left in flight: see takeover.py.  Only under the spool's lock."""
@@ -173,17 +175,17 @@ class SqliteQueue:
     async def due(self, now: datetime, limit: int) -> list[Due]:
         if await self._look(lambda db: leases.any_ended(db, now)):
             await self._change(lambda db: leases.end_leases(db, now))
-        return await self._look(lambda db: leases.due(db, now, limit))
+        return await self._look(lambda db: claims.due(db, now, limit))
 
     async def claim(
         self, destinations: Collection[str], limit: int, now: datetime, *, until: datetime
     ) -> list[Delivery]:
-        return await self._claim(lambda db, owner: leases.claim(db, owner, destinations, limit, now, until))
+        return await self._claim(lambda db, owner: claims.claim(db, owner, destinations, limit, now, until))
 
     async def expire(self, arrived_before: datetime, limit: int, now: datetime, *, until: datetime) -> list[Delivery]:
-        if self._owner is not None and not await self._look(lambda db: leases.any_old(db, arrived_before, now)):
+        if self._owner is not None and not await self._look(lambda db: expiry.any_old(db, arrived_before, now)):
             return []
-        return await self._claim(lambda db, owner: leases.expire(db, owner, arrived_before, limit, now, until))
+        return await self._claim(lambda db, owner: expiry.expire(db, owner, arrived_before, limit, now, until))
 
     async def renew(self, leases_: Collection[int], until: datetime) -> None:
         if (owner := self._owner) is not None:
@@ -200,7 +202,7 @@ class SqliteQueue:
             self._over((each.delivery.lease, each.delivery.id) for each in settlements)
 
     async def next_due(self, now: datetime) -> datetime | None:
-        return await self._look(lambda db: leases.next_due(db, now))
+        return await self._look(lambda db: claims.next_due(db, now))
 
     async def withdrawn(self) -> frozenset[str]:
         return await self._look(leases.withdrawn)
@@ -222,11 +224,17 @@ class SqliteQueue:
 
     # sites
 
-    async def sites(self) -> list[SiteRow]:
-        return await self._look(operators.sites)
+    async def sites(self) -> list[BackOff]:
+        return await self._look(sites.sites)
 
-    async def back_off(self, site: SiteRow) -> None:
-        await self._change(lambda db: operators.back_off(db, site))
+    async def back_off(self, back_off: BackOff) -> None:
+        await self._change(lambda db: sites.back_off(db, back_off))
+
+    async def routed(self, sites_: Mapping[str, str], now: datetime) -> None:
+        await self._change(lambda db: sites.routed(db, sites_, now))
+
+    async def sites_of(self, destinations: Collection[str]) -> dict[str, str]:
+        return await self._look(lambda db: sites.sites_of(db, destinations))
 
     # operators
 

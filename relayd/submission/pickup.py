@@ -132,8 +132,8 @@ class Pickup:
     async def restore_incoming(self, known: Callable[[str], bool]) -> int:
         """Clean up what a crash left of claimed files; returns how many went back to `new/`.
 
-        To be called at the start, before anything is taken and after orphan bodies were adopted: `known` tells
-        whether the queue, or its history, has a message of that id.
+        To be called at the start, before anything is taken: `known` tells whether the queue, or its history, has a
+        message of that id.
         """
         incoming = self._taker.acceptance.incoming
         restored = 0

@@ -229,18 +229,20 @@ def pack_ended(ended: Ended, numbers: Mapping[str, int]) -> Packed:
         ended.delivered,
         None if ended.failure is None else pack_outcome(ended.failure),
         ended.peer,
+        None if ended.throttled is None else _pack_reply(ended.throttled),
     )
 
 
 def ended_of(packed: Packed, deliveries: Sequence[Delivery]) -> Ended:
     """Undo `pack_ended` with the deliveries of the run."""
-    undone, settled, delivered, failure, peer = packed
+    undone, settled, delivered, failure, peer, throttled = packed
     return Ended(
         undone=tuple([deliveries[number] for number in undone]),
         settled=settled,
         delivered=delivered,
         failure=None if failure is None else failure_of(failure),
         peer=peer,
+        throttled=None if throttled is None else _reply_of(throttled),
     )
 
 

@@ -27,5 +27,5 @@ SETTLED = "settled"  # report, run, place of the delivery in it, attempt
 LOOK_UP = "look up"  # question, host, site
 ENDED = "ended"  # run, what it left
 RAISED = "raised"  # run, the exception; what was not settled is undone
-PONG = "pong"  # number: what was sent before its PING is in force
+PONG = "pong"  # number, for how long each run has not stirred: what was sent before its PING is in force
 COMPLAINT = "complaint"  # logger, level, text: what a library logged

@@ -144,7 +144,7 @@ class Process:
         number = next(self._numbers)
         answer = self._pings[number] = asyncio.get_running_loop().create_future()
         if self.lost.is_set():
-            self._answered(number)
+            self._answered(number, {})
         else:
             self._channel.send((messages.PING, number))
         return answer
@@ -179,7 +179,7 @@ class Process:
         for task in self._looking_up:
             task.cancel()
         for number in list(self._pings):
-            self._answered(number)
+            self._answered(number, {})
         if not self._ready.done():
             self._ready.set_exception(WorkerFailed(self._why or "it ended at once"))
         self.lost.set()
@@ -238,8 +238,10 @@ class Process:
         else:
             self._channel.send((messages.FOUND, question, codec.pack_targets(found)))
 
-    def _answered(self, number: int) -> None:
-        answer = self._pings.pop(number)
+    def _answered(self, ping: int, silent: dict[int, float]) -> None:
+        for number, seconds in silent.items():
+            self.runs[number].silent = seconds
+        answer = self._pings.pop(ping)
         if not answer.done():
             answer.set_result(None)
 

@@ -31,7 +31,7 @@ class Workers(Protocol):
 
 
 class RemoteRelayer:
-    """One run.  `run` is called once; `finish` may be called at any time."""
+    """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
 
     def __init__(self, site: Site, workers: Workers) -> None:
         self._site = site
@@ -66,6 +66,17 @@ class RemoteRelayer:
             raise
         finally:
             await until_done(self._run.recorded())
+
+    @property
+    def stirred(self) -> float:
+        """When there was a sign of progress, by what its worker said last: what we do not know counts as some.
+
+        A worker that cannot say is killed by the pool; what is waited for on our own side is progress too.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._process is None or self._run is None or self._process.lost.is_set() or self._run.over.done():
+            return now
+        return now - self._run.silent
 
     def reported(self, delivery: Delivery) -> bool:
         """Whether this one's outcomes were reported."""

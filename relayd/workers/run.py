@@ -17,12 +17,16 @@ class RelayerFailed(Exception):
 
 
 class Run:
-    """`reported` has the ids of deliveries whose outcomes came; `over` is done when there is nothing more to come."""
+    """`reported` has the ids of deliveries whose outcomes came; `over` is done when there is nothing more to come.
+
+    `silent` is for how many seconds it had not stirred when its worker was asked last.
+    """
 
     def __init__(self, deliveries: Sequence[Delivery]) -> None:
         self.deliveries = tuple(deliveries)
         self.reported: set[str] = set()
         self.over: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.silent = 0.0
         self._delivered = 0
         self._unrecorded: set[asyncio.Future[None]] = set()
 

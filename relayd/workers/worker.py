@@ -124,7 +124,7 @@ class Worker:
             messages.REFUSED: upstream.refused,
             messages.FOUND: upstream.found,
             messages.NOT_FOUND: upstream.not_found,
-            messages.PING: lambda number: self.channel.send((messages.PONG, number)),
+            messages.PING: self._answer,
             messages.STOP: self._stop,
         }
 
@@ -155,6 +155,11 @@ class Worker:
     def _abort(self, number: int) -> None:
         if number in self._runs:
             self._runs[number][1].cancel()
+
+    def _answer(self, ping: int) -> None:
+        now = asyncio.get_running_loop().time()
+        silent = {number: now - relayer.stirred for number, (relayer, _) in self._runs.items()}
+        self.channel.send((messages.PONG, ping, silent))
 
     def _stop(self) -> None:
         self._stopping = True

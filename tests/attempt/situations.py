@@ -11,6 +11,7 @@ from time import monotonic
 
 from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.message import Body, Message, new_id
@@ -27,6 +28,7 @@ PEER = "mx1.example.net[192.0.2.1]:25"
 
 QUEUED = Delivered(Reply(250, "queued", EnhancedStatus(2, 0, 0)))
 GREYLISTED = Deferred(Reply(450, "greylisted", EnhancedStatus(4, 2, 0)), scope=Scope.RECIPIENT)
+NOT_NOW = Deferred(Reply(450, "not now", EnhancedStatus(4, 2, 1)), scope=Scope.RECIPIENT)
 NO_SUCH_USER = Failed(Reply(550, "no such user", EnhancedStatus(5, 1, 1)), scope=Scope.RECIPIENT)
 REFUSED = Deferred(scope=Scope.HOST, reason="mx1.example.net: connection refused", status=EnhancedStatus(4, 4, 1))
 
@@ -105,7 +107,7 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.commits: list[list[Settlement]] = []
-        self.sites: dict[str, tuple[int, datetime, str]] = {}
+        self.sites: dict[str, BackOff] = {}
         self.debts: dict[str, Notice] = {}
         self.handed: set[str] = set()  # the debts whose recipients are fixed
         self.old: list[Delivery] = []
@@ -155,13 +157,13 @@ class MemoryLedger:
             arrived=delivery.arrived,
         )
 
-    async def back_off(self, key: str, failures: int, retry_at: datetime, reply: str) -> None:
+    async def back_off(self, back_off: BackOff) -> None:
         if self.trouble:
             raise self.trouble
-        if failures:
-            self.sites[key] = (failures, retry_at, reply)
+        if back_off.failures:
+            self.sites[back_off.site] = back_off
         else:
-            self.sites.pop(key, None)
+            self.sites.pop(back_off.site, None)
 
     async def notices(self, limit: int) -> list[Notice]:
         if self.trouble:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -27,7 +27,8 @@ class Bench:
         self.ledger = MemoryLedger()
         self.events: list[Event] = []
         self.owed = 0
-        self.commits = Commits(self.ledger, self.events.append, self._owe, bounds)
+        self.retries: list[datetime] = []
+        self.commits = Commits(self.ledger, self.events.append, self._owe, self.retries.append, bounds)
 
     def _owe(self) -> None:
         self.owed += 1
@@ -167,7 +168,7 @@ async def test_a_listener_that_fails_changes_nothing() -> None:
         raise RuntimeError("a broken pipe, say")
 
     ledger = MemoryLedger()
-    commits = Commits(ledger, fail, lambda: None, QUICK)
+    commits = Commits(ledger, fail, lambda: None, lambda at: None, QUICK)
     commits.start()
     durable = asyncio.get_running_loop().create_future()
 

@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from relayd.attempt.manager import AttemptManager
+from relayd.attempt.retry import MARGIN, SPREAD
 from relayd.attempt.settings import Bounds, RetrySettings
 from relayd.mail.address import Address
+from relayd.mail.back_off import BackOff
 from relayd.mail.errors import QueueError
 from relayd.mail.events import (
     Attempted,
@@ -24,15 +26,16 @@ from relayd.mail.events import (
     Trouble,
 )
 from relayd.mail.message import Body
-from relayd.mail.outcome import Failed
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Status
-from relayd.mail.reply import EnhancedStatus
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action
 from tests.attempt.situations import (
     GREYLISTED,
     HOSTNAME,
     MINUTE,
     NO_SUCH_USER,
+    NOT_NOW,
     NOW,
     QUEUED,
     REFUSED,
@@ -57,6 +60,7 @@ class Bench:
         self.store = MemoryNotifications(self.ledger)
         self.events: list[Event] = []
         self.now = NOW
+        self.retries: list[datetime] = []
         self.manager = AttemptManager(
             RetrySettings(),
             HOSTNAME,
@@ -65,6 +69,7 @@ class Bench:
             clock=lambda: self.now,
             jitter=lambda: 1.0,
             events=self.events.append,
+            retry_due=self.retries.append,
             bounds=QUICK,
         )
 
@@ -200,13 +205,23 @@ async def test_a_warning_is_not_sent_of_what_has_gone_through_meanwhile(bench: B
     assert bench.ledger.debts == {}
 
 
-async def test_a_dead_site_backs_off_and_takes_its_mail_along(bench: Bench) -> None:
+async def test_a_dead_site_backs_off_and_what_was_tried_waits_for_it(bench: Bench) -> None:
     undone = [a_delivery(), a_delivery(a_recipient(0), a_recipient(1))]
 
     retry_at = await bench.manager.site_failed(SITE, REFUSED, undone, peer="")
 
     assert retry_at == NOW + MINUTE
-    assert bench.ledger.sites == {SITE: (1, retry_at, "mx1.example.net: connection refused")}
+    assert bench.ledger.sites == {
+        SITE: BackOff(
+            site=SITE,
+            failures=1,
+            retry_at=retry_at,
+            since=NOW,
+            reply="mx1.example.net: connection refused",
+            dsn="4.4.1",
+        )
+    }
+    assert bench.retries == [retry_at]
     recipients = [recipient for settlement in bench.ledger.settled for recipient in settlement.recipients]
     assert [(r.status, r.due, r.attempts) for r in recipients] == [(Status.DEFERRED, retry_at, 0)] * 3
     assert bench.told(SiteBackedOff) == [
@@ -222,6 +237,16 @@ async def test_a_site_that_stays_dead_backs_off_longer_each_time(bench: Bench) -
         bench.now = retry_at
 
     assert delays == [1, 2, 4, 8]
+    assert bench.ledger.sites[SITE].since == NOW
+
+
+async def test_a_site_that_greylists_whoever_connects_gets_the_time_that_it_asks_for(bench: Bench) -> None:
+    reply = Reply(421, "greylisted, come back in 10 minutes")
+
+    retry_at = await bench.manager.site_failed(SITE, Deferred(reply, Scope.HOST), [a_delivery()])
+
+    assert retry_at == NOW + 10 * MINUTE + MARGIN + SPREAD
+    assert bench.ledger.settled[0].recipients[0].due == retry_at
 
 
 async def test_relayers_that_fail_together_count_as_one_failure(bench: Bench) -> None:
@@ -244,7 +269,7 @@ async def test_a_site_that_recovers_starts_anew(bench: Bench) -> None:
 
 
 async def test_failures_of_an_earlier_start_go_on_counting(bench: Bench) -> None:
-    bench.manager.restore(SITE, 3, NOW - MINUTE)
+    bench.manager.restore(BackOff(site=SITE, failures=3, retry_at=NOW - MINUTE, since=NOW - 10 * MINUTE))
 
     assert await bench.manager.site_failed(SITE, REFUSED, []) == NOW + 8 * MINUTE
 
@@ -327,7 +352,7 @@ async def test_a_sweep_over_a_broken_queue_ends_and_the_next_one_works(bench: Be
 async def test_after_a_reload_the_new_settings_decide(bench: Bench) -> None:
     bench.manager.reload(RetrySettings(first=timedelta(seconds=10)), "other.example.org")
 
-    await bench.manager.report(an_attempt(a_delivery(), GREYLISTED))
+    await bench.manager.report(an_attempt(a_delivery(), NOT_NOW))
     await bench.manager.report(an_attempt(a_delivery(), NO_SUCH_USER))
     await bench.idle()
 

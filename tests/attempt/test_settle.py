@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.attempt.retry import MARGIN, SPREAD
 from relayd.attempt.settings import RetrySettings
 from relayd.attempt.settle import MAX_REPLY, settle, settle_expired, single_line
 from relayd.mail.attempt import Attempt
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
-from relayd.mail.reply import Reply
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action, Settlement
 from tests.attempt.situations import (
     GREYLISTED,
     MINUTE,
     NO_SUCH_USER,
+    NOT_NOW,
     NOW,
     PEER,
     QUEUED,
@@ -37,8 +39,8 @@ def settled(attempt: Attempt, **changes: object) -> Settlement:
     return settle(attempt, retry, attempt.ended, jitter=1.0)
 
 
-def alone(attempt: Attempt) -> Recipient:
-    (recipient,) = settled(attempt).recipients
+def alone(attempt: Attempt, **changes: object) -> Recipient:
+    (recipient,) = settled(attempt, **changes).recipients
     return recipient
 
 
@@ -58,8 +60,8 @@ def test_a_refused_recipient_fails_and_the_sender_is_owed_a_notice() -> None:
     assert settlement.notices == {0: Action.FAILED}
 
 
-def test_a_greylisted_recipient_is_tried_again_a_minute_later() -> None:
-    settlement = settled(an_attempt(a_delivery(), GREYLISTED))
+def test_a_deferred_recipient_is_tried_again_a_minute_later() -> None:
+    settlement = settled(an_attempt(a_delivery(), NOT_NOW))
     (recipient,) = settlement.recipients
 
     assert (recipient.status, recipient.attempts, recipient.due) == (Status.DEFERRED, 1, NOW + MINUTE)
@@ -69,7 +71,37 @@ def test_a_greylisted_recipient_is_tried_again_a_minute_later() -> None:
 def test_each_further_deferral_waits_longer() -> None:
     recipient = a_recipient(status=Status.DEFERRED, attempts=3)
 
-    assert alone(an_attempt(a_delivery(recipient), GREYLISTED)).due == NOW + 8 * MINUTE
+    assert alone(an_attempt(a_delivery(recipient), NOT_NOW)).due == NOW + 8 * MINUTE
+
+
+def test_a_greylisted_recipient_is_tried_again_after_five_minutes_and_a_little() -> None:
+    recipient = alone(an_attempt(a_delivery(), GREYLISTED))
+
+    assert (recipient.status, recipient.attempts) == (Status.DEFERRED, 1)
+    assert recipient.due == NOW + 5 * MINUTE + MARGIN + SPREAD
+
+
+def test_a_greylisted_recipient_is_tried_again_when_the_server_wants_it() -> None:
+    asks = Deferred(Reply(450, "Greylisted for 300 seconds", EnhancedStatus(4, 2, 0)), scope=Scope.RECIPIENT)
+
+    recipient = alone(an_attempt(a_delivery(), asks), greylist=timedelta(hours=1))
+
+    assert recipient.due == NOW + 5 * MINUTE + MARGIN + SPREAD
+
+
+def test_a_greylisting_does_not_outlive_the_message() -> None:
+    asks = Deferred(Reply(450, "Greylisted for 12 hours"), scope=Scope.RECIPIENT)
+    delivery = a_delivery(arrived=NOW - RETRY.lifetime + MINUTE)
+
+    assert alone(an_attempt(delivery, asks)).due == NOW + MINUTE
+
+
+def test_recipients_that_are_greylisted_together_are_retried_together() -> None:
+    delivery = a_delivery(a_recipient(0), a_recipient(1))
+
+    one, other = settled(an_attempt(delivery, GREYLISTED)).recipients
+
+    assert one.due == other.due
 
 
 def test_recipients_of_one_delivery_keep_their_own_outcomes() -> None:
@@ -102,7 +134,7 @@ def test_a_lost_host_without_a_time_for_its_site_does() -> None:
 
 
 def test_a_sites_time_does_not_move_what_a_server_said_of_a_recipient() -> None:
-    recipient = alone(an_attempt(a_delivery(), GREYLISTED, retry_at=NOW + 50 * MINUTE))
+    recipient = alone(an_attempt(a_delivery(), NOT_NOW, retry_at=NOW + 50 * MINUTE))
 
     assert recipient.due == NOW + MINUTE
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
-from relayd.spool.queue import HistoryRow, Listed, Queue, SiteRow
+from relayd.spool.queue import HistoryRow, Listed, Queue
 from relayd.spool.sqlite import SqliteQueue
 from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, settled
 
@@ -144,7 +145,7 @@ class TestDue:
 
         (due,) = await queue.due(NOW, 10)
 
-        assert due.recipients == 1_000
+        assert due.recipients == 500
 
 
 class TestClaim:
@@ -593,15 +594,75 @@ class TestWarn:
         assert isinstance(await queue.show(message.id), HistoryRow)
 
 
+def a_back_off(failures: int = 1) -> BackOff:
+    return BackOff(
+        site="mx.one.example",
+        failures=failures,
+        retry_at=NOW + MINUTE,
+        since=NOW - MINUTE,
+        reply="connection refused",
+        dsn="4.4.1",
+        peer="mx.one.example[192.0.2.1]:25",
+    )
+
+
 class TestSites:
     async def test_a_site_that_backs_off_is_remembered_until_it_recovers(self, queue: Queue) -> None:
-        site = SiteRow(key="mx.one.example:25", failures=2, retry_at=NOW + MINUTE, reply="connection refused")
+        site = a_back_off(failures=2)
         await queue.back_off(site)
         await queue.back_off(replace(site, failures=3))
 
         assert await queue.sites() == [replace(site, failures=3)]
         await queue.back_off(replace(site, failures=0))
         assert await queue.sites() == []
+
+    async def test_what_was_never_tried_is_listed_with_the_words_of_its_site(self, queue: Queue) -> None:
+        await queue.add([a_message("ann@one.example", "bob@two.example")])
+        await queue.routed({"one.example": "mx.one.example", "two.example": "mx.two.example"}, NOW)
+        await queue.back_off(a_back_off())
+
+        (found,) = [each async for each in queue.messages()]
+
+        replies = [recipient.reply for recipient in found.message.envelope.recipients]
+        assert replies == ["connection refused", ""]
+        assert await queue.sites_of(["one.example", "three.example"]) == {"one.example": "mx.one.example"}
+
+    async def test_what_could_never_be_tried_expires_with_the_words_of_its_site(self, queue: Queue) -> None:
+        await queue.add([a_message()])
+        await queue.routed({"one.example": "elsewhere"}, NOW)
+        await queue.routed({"one.example": "mx.one.example"}, NOW)
+        await queue.back_off(a_back_off())
+
+        (delivery,) = await queue.expire(NOW + HOUR, 10, NOW + HOUR, until=NOW + 2 * HOUR)
+
+        assert [(each.reply, each.dsn) for each in delivery.recipients] == [("connection refused", "4.4.1")]
+
+
+class TestTurns:
+    async def test_notifications_go_first(self, queue: Queue) -> None:
+        await queue.add([a_message(arrived=NOW - MINUTE), notification := a_message(notification=True)])
+
+        first = await queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+
+        assert [each.id for each in first] == [notification.id]
+
+    async def test_what_was_tried_and_what_was_not_take_turns(self, queue: Queue) -> None:
+        old = [a_message(arrived=NOW - HOUR + timedelta(seconds=n)) for n in range(5)]
+        await queue.add(old)
+        tried = await queue.claim(["one.example"], 5, NOW, until=NOW + HOUR)
+        await queue.settle([settled(each, Status.DEFERRED, due=NOW - MINUTE) for each in tried])
+        new = [a_message(arrived=NOW - timedelta(seconds=9 - n)) for n in range(5)]
+        await queue.add(new)
+
+        claimed_now = await queue.claim(["one.example"], 6, NOW, until=NOW + HOUR)
+
+        ids = [each.id for each in claimed_now]
+        assert [each in {m.id for m in new} for each in ids] == [True, False] * 3
+
+    async def test_where_there_is_only_one_kind_it_has_the_whole_claim(self, queue: Queue) -> None:
+        await queue.add([a_message(arrived=NOW - MINUTE) for _ in range(5)])
+
+        assert len(await queue.claim(["one.example"], 4, NOW, until=NOW + HOUR)) == 4
 
 
 class TestOperators:
@@ -659,7 +720,7 @@ class TestOperators:
         message = a_message()
         await queue.add([message])
         await queue.settle([settled(each, Status.DEFERRED, due=NOW + HOUR) for each in await claimed(queue)])
-        await queue.back_off(SiteRow(key="k", failures=1, retry_at=NOW + HOUR, reply=""))
+        await queue.back_off(a_back_off())
 
         assert await queue.retry([message.id, "nothing"], NOW + SECOND) == 1
 

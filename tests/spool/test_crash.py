@@ -17,7 +17,7 @@ from relayd.mail.message import new_id
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.spool import Spool
 from tests.spool.mail import HOUR, MINUTE, NOW
-from tests.spool.test_spool import HISTORY, bodies_of
+from tests.spool.test_spool import HISTORY, bodies_of, orphans_of
 
 DAEMON = """
 import asyncio, sys
@@ -75,7 +75,7 @@ async def test_nothing_that_was_accepted_is_lost_and_only_what_may_have_left_is_
     said = killed_after(root, random.Random(seed).uniform(0.0, 0.2))
 
     spool = await Spool.open(root, now=NOW + MINUTE, history=HISTORY, events=ignore)
-    orphans = {message_id for message_id, _ in await spool.orphans()}
+    orphans = {message_id for message_id, _ in await orphans_of(spool)}
     shown = {message_id: await spool.queue.show(message_id) for message_id in said["accepted"]}
     marked = {message_id for message_id, _ in spool.taken_over.marked}
     queued = {each.message.id async for each in spool.queue.messages()}
@@ -117,5 +117,5 @@ async def test_killed_between_body_and_row_the_body_is_an_orphan_under_its_id(tm
 
     spool = await Spool.open(tmp_path, now=NOW + MINUTE, history=HISTORY, events=ignore)
 
-    assert await spool.orphans() == [(message_id, spool.bodies.path(message_id))]
+    assert await orphans_of(spool) == [(message_id, spool.bodies.path(message_id))]
     await spool.close()

@@ -15,7 +15,7 @@ from relayd.spool.bodies import sync_file_system
 from relayd.spool.recovery import Found, damage_of, recover
 from relayd.spool.sqlite import SqliteQueue
 from tests.spool.mail import MINUTE, NOW, a_message, a_submission
-from tests.spool.test_spool import opened
+from tests.spool.test_spool import opened, orphans_of
 
 LATER = NOW + MINUTE
 
@@ -98,7 +98,7 @@ async def test_every_body_is_queued_again_and_marked(tmp_path: Path, damage: Cal
         assert recipient.possible_duplicate
         assert recipient.status is Status.QUEUED
     spool = await opened(tmp_path, now=LATER)
-    assert await spool.orphans() == []
+    assert await orphans_of(spool) == []
     await spool.close()
 
 
@@ -250,7 +250,7 @@ async def test_killed_before_any_step_it_is_run_again_and_nothing_is_lost(
         if damage is not lose:
             assert list(root.glob("queue.db.damaged-*")), died
         spool = await opened(root, now=LATER + 2 * MINUTE)
-        assert {message_id for message_id, _ in await spool.orphans()} == set(), died
+        assert {message_id for message_id, _ in await orphans_of(spool)} == set(), died
         await spool.close()
     raise AssertionError("it never came to its end")
 

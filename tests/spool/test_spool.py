@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -60,6 +61,10 @@ def copied(spool: Spool) -> Submission:
 
 def bodies_of(spool: Spool) -> set[str]:
     return {path.name for path in (spool.root / "queue").glob("??/*")}
+
+
+async def orphans_of(spool: Spool) -> list[tuple[str, Path]]:
+    return sorted([each async for found in spool.orphans() for each in found])
 
 
 async def finish(spool: Spool, status: Status = Status.DELIVERED) -> None:
@@ -188,7 +193,7 @@ class TestAccept:
                 await accept(spool, submissions)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert await spool.orphans() == []
+        assert await orphans_of(spool) == []
         assert submissions[1].original
         assert submissions[1].original.exists()
 
@@ -241,17 +246,21 @@ class TestNotifications:
         assert spool.bodies.path(notice.id).read_bytes() == b"it failed"
         assert isinstance(await spool.queue.show(message.id), HistoryRow)
 
-    async def test_half_a_notification_is_no_orphan(self, spool: Spool) -> None:
+    async def test_half_a_notification_is_no_orphan(self, tmp_path: Path) -> None:
+        spool = await opened(tmp_path)
         await accept(spool, [dropped(spool)])
         (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
         await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
         (notice,) = await spool.queue.notices(10)
         spool.bodies.write(notice.id, b"half of i")
+        await spool.close()
 
-        assert await spool.orphans() == []
+        spool = await opened(tmp_path)
 
         assert not spool.bodies.path(notice.id).exists()
+        assert await orphans_of(spool) == []
         assert await spool.queue.notices(10) == [notice]
+        await spool.close()
 
 
 class TestSweep:
@@ -302,10 +311,10 @@ class TestOrphans:
         submission = dropped(spool)
         assert spool.bodies.place(submission.path, submission.identity, submission.message.id)
 
-        assert await spool.orphans() == [(submission.message.id, spool.bodies.path(submission.message.id))]
+        assert await orphans_of(spool) == [(submission.message.id, spool.bodies.path(submission.message.id))]
         await spool.adopt(submission.message)
 
-        assert await spool.orphans() == []
+        assert await orphans_of(spool) == []
         assert await spool.queue.known([submission.message.id])
 
     async def test_bodies_with_rows_or_history_are_none(self, spool: Spool) -> None:
@@ -313,7 +322,7 @@ class TestOrphans:
         await finish(spool)
         await accept(spool, [dropped(spool)])
 
-        assert await spool.orphans() == []
+        assert await orphans_of(spool) == []
         assert len(bodies_of(spool)) == 2
 
     async def test_a_body_that_a_power_cut_brought_back_goes_again(self, spool: Spool) -> None:
@@ -322,14 +331,79 @@ class TestOrphans:
         await spool.sweep(NOW)
         spool.bodies.write(message.id, b"back again")
 
-        assert await spool.orphans() == []
+        assert await orphans_of(spool) == []
         assert bodies_of(spool) == set()
 
-    async def test_as_many_as_asked_for(self, spool: Spool) -> None:
-        for _ in range(5):
-            spool.bodies.write(new_id(NOW), b"x")
+    async def test_they_come_some_at_a_time(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("relayd.spool.spool.BATCH", 3)
+        ids = {new_id(NOW) for _ in range(10)}
+        for each in ids:
+            spool.bodies.write(each, b"x")
 
-        assert len(await spool.orphans(limit=3)) == 3
+        batches = [[message_id for message_id, _ in found] async for found in spool.orphans()]
+
+        assert sorted(ids) == sorted(each for batch in batches for each in batch)
+        assert len(batches) > 1
+
+    async def test_a_body_that_is_being_accepted_is_none(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        sync, placed, go_on = spool.bodies.sync, threading.Event(), threading.Event()
+
+        def slowly(message_ids: Sequence[str], sources: Iterable[Path]) -> None:
+            placed.set()
+            assert go_on.wait(30)
+            sync(message_ids, sources)
+
+        monkeypatch.setattr(spool.bodies, "sync", slowly)
+        arriving = asyncio.ensure_future(spool.accept([dropped(spool)]))
+        assert await asyncio.to_thread(placed.wait, 30)
+        looking = asyncio.ensure_future(orphans_of(spool))
+        await asyncio.wait([looking], timeout=0.2)
+        go_on.set()
+        await arriving
+
+        assert await looking == []
+        assert len(bodies_of(spool)) == 1
+
+    async def test_a_notification_that_is_being_made_is_none(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await accept(spool, [dropped(spool)])
+        (delivery,) = await spool.queue.claim(["one.example"], 1, NOW, until=NOW + HOUR)
+        await spool.queue.settle([settled(delivery, Status.FAILED, notices={0: Action.FAILED})])
+        (notice,) = await spool.queue.notices(1)
+        add, written, go_on = spool.queue.add, asyncio.Event(), asyncio.Event()
+
+        async def slowly(messages: Sequence[Message]) -> None:
+            written.set()
+            await go_on.wait()
+            await add(messages)
+
+        monkeypatch.setattr(spool.queue, "add", slowly)
+        notification = a_message(id=notice.id, sender=None, notification=True)
+        making = asyncio.ensure_future(spool.add_notification(notification, b"it failed"))
+        await written.wait()
+
+        before = await orphans_of(spool)
+        go_on.set()
+        await making
+
+        assert before == await orphans_of(spool) == []
+        assert spool.bodies.path(notice.id).read_bytes() == b"it failed"
+
+    async def test_a_body_whose_row_could_not_be_written_is_none(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def full(messages: Sequence[Message]) -> None:
+            raise QueueError("the disk is full")
+
+        submission = dropped(spool)
+        with monkeypatch.context() as patch:
+            patch.setattr(spool.queue, "add", full)
+            with pytest.raises(QueueError):
+                await spool.accept([submission])
+
+        assert await orphans_of(spool) == []
+        assert bodies_of(spool) == {submission.message.id}
 
     async def test_what_cannot_be_read_as_a_message_is_set_aside_with_the_reason(self, spool: Spool) -> None:
         message_id = new_id(NOW)
@@ -349,4 +423,5 @@ class TestOrphans:
         for message_id in (committed.id, placed, new_id(NOW)):
             (incoming / f"{message_id}.orig").write_bytes(b"x")
 
-        assert await spool.incoming_known() == {committed.id, placed}
+        assert await spool.incoming_known() == {committed.id}
+        assert bodies_of(spool) == {committed.id}  # of the other the original is better: all of it is on the disk

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relayd.mail.message import new_id
 from tests.support.process import ROOT, wait_until
-from tests.support.world import Exchanger, World
+from tests.support.world import Exchanger, World, a_message
 
 
 @pytest.fixture
@@ -204,3 +206,60 @@ def test_a_body_that_cannot_be_read_keeps_nobody_else_waiting(world: World, mx: 
     with world.relaying() as daemon:
         daemon.logged(f"event=trouble .*{sick} cannot be read")
         wait_until(lambda: len(mx.taken) == 1, "the other message")
+
+
+# bodies without a row, which a crash left
+
+
+def orphan(world: World, *recipients: str) -> Path:
+    """Place a body as the pickup does, and leave it at that."""
+    message_id = new_id(datetime.now(UTC))
+    place = world.spool / "queue" / message_id[-2:] / message_id
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(a_message(*recipients))
+    return place
+
+
+def test_mail_does_not_wait_until_all_orphans_are_adopted_and_they_are_delivered(world: World, mx: Exchanger) -> None:
+    with world.relaying():
+        pass  # there is a queue
+    orphans = [f"orphan{number}@example.test" for number in range(400)]
+    for recipient in orphans:
+        orphan(world, recipient)
+
+    with world.relaying() as daemon:
+        world.send("bob@example.test")
+        daemon.logged("r=bob@example.test status=delivered")
+        wait_until(lambda: len(mx.taken) == 401, "all mail")
+
+    assert sorted(one for each in mx.taken for one in each.rcpt_tos) == sorted([*orphans, "bob@example.test"])
+
+
+def test_once_adopts_all_orphans_before_it_ends(world: World, mx: Exchanger) -> None:
+    with world.relaying():
+        pass
+    for number in range(50):
+        orphan(world, f"orphan{number}@example.test")
+
+    with world.daemon("--once") as daemon:
+        assert daemon.wait() == 0
+
+    assert len(mx.taken) == 50
+
+
+def test_killed_while_it_adopts_nothing_is_lost_and_nothing_comes_twice(world: World, mx: Exchanger) -> None:
+    mx.on_rcpt = lambda envelope, address: "450 4.2.1 not now"
+    world.configure(retry={"first": "1h", "max": "1h"})
+    with world.relaying():
+        pass
+    ids = {orphan(world, f"orphan{number}@example.test").name for number in range(300)}
+
+    for _ in range(3):
+        with world.daemon() as daemon:
+            daemon.ready()
+            daemon.logged("event=accepted")
+            daemon.kill()
+    with world.daemon("--once") as daemon:
+        assert daemon.wait() == 75
+
+    assert sorted(message["id"] for message in world.queue()) == sorted(ids)

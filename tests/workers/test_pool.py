@@ -177,6 +177,24 @@ class TestWhileTheyLive:
 
         as_the_daemon(story())
 
+    def test_a_relayer_shows_for_how_long_it_has_not_stirred(self, tmp_path: Path) -> None:
+        async def story() -> None:
+            async with working(tmp_path) as yard, ScriptedServer({"greeting": STALL}) as server:
+                relayer = yard.pool.new(a_site(server.port))
+                run = asyncio.create_task(relayer.run(yard.deliveries("M1")))
+                await until(lambda: server.connections)
+                silences = []
+                for _ in range(3):
+                    await asyncio.sleep(0.1)
+                    await yard.pool.noticed()
+                    silences.append(asyncio.get_running_loop().time() - relayer.stirred)
+                await aborted(run)
+
+                assert 0.05 < silences[0] < silences[1] < silences[2] < 5
+                assert asyncio.get_running_loop().time() - relayer.stirred < 0.05
+
+        as_the_daemon(story())
+
     def test_an_outcome_that_cannot_be_recorded_ends_the_run_as_our_trouble(self, tmp_path: Path) -> None:
         async def story() -> None:
             async with working(tmp_path) as yard, ScriptedServer() as server:
