@@ -38,8 +38,8 @@ import uvloop
 from benchmarks.sender import Cost, Sender, batches, body_of
 from benchmarks.sink import Sink, message
 from relayd.mail.delivery import Delivery
-from relayd.plugs import BodiesPort
 from relayd.relay.plans import Plan
+from relayd.relayers import BodiesPort
 from relayd.spool.bodies import Bodies
 
 MIB = 1024 * 1024

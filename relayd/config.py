@@ -34,7 +34,10 @@ from relayd.schedule.rate import Rate
 from relayd.schedule.settings import SiteLimits, SiteRule
 
 Octets = Annotated[int, "octets"]
+OrNone = Annotated[int, "0 is allowed, and means none"]
 T = TypeVar("T")
+
+MAX_PROCESSES = 64
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -66,6 +69,7 @@ class RelaySection:
     history: timedelta = timedelta(days=3)
     active_limit: int = 20_000
     pipeline_window: int = 16
+    processes: OrNone = 0
     source_address: str | tuple[str, ...] = ""
     address_family: AddressFamily = AddressFamily.ANY
 
@@ -236,6 +240,8 @@ class _Reader:
                 self._mistake(f"relay.{key}", str(error))
         if not 0 < relay.port < 65536:
             self._mistake("relay.port", f"a port is a number from 1 to 65535, not {relay.port}")
+        if not 0 <= relay.processes <= MAX_PROCESSES:
+            self._mistake("relay.processes", f"must be from 0 to {MAX_PROCESSES}, not {relay.processes}")
         self._check_addresses("relay.source_address", _listed(relay.source_address))
 
     def _check_addresses(self, key: str, addresses: tuple[str, ...]) -> None:

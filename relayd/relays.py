@@ -116,7 +116,7 @@ class Relays:
             case None if ended.throttled and not ended.delivered:
                 await self._throttled(site, ended.throttled, ended, course)
             case None:
-                await self._served(site, ended.undone)
+                await self._served(site, ended)
         return course
 
     async def _run(self, site: str, relayer: Relayer, deliveries: list[Delivery]) -> Ended:
@@ -157,11 +157,12 @@ class Relays:
             self._scheduler.failed(site, retry_at, str(failure), self._clock())
         await self._return(site, ended.undone)
 
-    async def _served(self, site: str, undone: Sequence[Delivery]) -> None:
-        if self._scheduler.failures(site):
+    async def _served(self, site: str, ended: Ended) -> None:
+        """The site took mail, or nobody asked it to: an operator took all back, or a worker died."""
+        if ended.settled and self._scheduler.failures(site):
             self._scheduler.recovered(site, self._clock())
             await self._attempts.site_recovered(site)
-        await self._return(site, undone)
+        await self._return(site, ended.undone)
 
     async def _return(self, site: str, undone: Sequence[Delivery]) -> None:
         """Give back what was not tried; it is due as before."""

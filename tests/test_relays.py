@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.events import Trouble
@@ -142,3 +142,20 @@ async def test_a_site_that_throttles_but_takes_mail_goes_on_with_fewer_connectio
 
     assert not world.failed
     assert allowed == 4
+
+
+async def test_a_run_that_settled_nothing_is_no_sign_that_a_site_works_again() -> None:
+    failures: list[int] = []
+
+    def relay(deliveries: Sequence[Delivery]) -> Ended:
+        failures.append(manager._scheduler.failures("restored.test"))
+        return Ended(undone=deliveries) if len(failures) == 1 else Ended(settled=len(deliveries))
+
+    world = World(waiting={"restored.test": 1}, relay=relay)
+    world.gate.set()
+    async with managing(world, clock=lambda: datetime.now(UTC) + timedelta(hours=2)) as manager:
+        await manager.restore()
+        await until(lambda: world.sent)
+        await until(lambda: not manager._scheduler.failures("restored.test"))
+
+    assert failures == [3, 3]

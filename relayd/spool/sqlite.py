@@ -164,6 +164,12 @@ class SqliteQueue:
             raise QueueError("only a daemon takes over")
         return await self._change(lambda db: takeover.take_over(db, owner, now, noted))
 
+    async def bury(self, noted: Noted, now: datetime) -> TakenOver:
+        """Mark and count what a worker of ours left in flight when it died: see takeover.py."""
+        taken = await self._change(lambda db: takeover.bury(db, noted, now))
+        self._over(noted.ending)
+        return taken
+
     # claims
 
     async def due(self, now: datetime, limit: int) -> list[Due]:
