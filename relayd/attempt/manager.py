@@ -166,9 +166,8 @@ class AttemptManager:
             await _all(self._commit(settle_expired(delivery), now) for delivery in deliveries)
 
     async def _warn(self, now: datetime) -> None:
-        if not self._settings.warn_after:
-            return
-        while await self._ledger.warn(now - self._settings.warn_after, self._bounds.sweep):
+        before = now - self._settings.warn_after if self._settings.warn_after else None
+        while await self._ledger.warn(before, self._bounds.sweep, now):
             self._notifier.wake()
 
     async def _forget_sites(self, now: datetime) -> None:

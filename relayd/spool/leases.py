@@ -52,7 +52,19 @@ SELECT_DUE_AT = in_one_row(
     "due, message",
     "(SELECT due, message FROM recipients WHERE waiting = 1 AND destination = ? AND due <= ? ORDER BY due LIMIT ?)",
 )
-SELECT_OLD = "SELECT message FROM recipients WHERE waiting = 1 AND arrived < ? ORDER BY arrived LIMIT ?"
+_WAITS = "EXISTS (SELECT 1 FROM recipients WHERE message = messages.id AND +waiting = 1)"  # +: never by `waiting`
+SELECT_OVER = f"""
+    SELECT id FROM messages WHERE deadline_mode <> 'notify' AND held = 0 AND open > 0 AND deadline <= ? AND {_WAITS}
+    ORDER BY deadline LIMIT ?
+"""
+_OLD = f"""
+    SELECT id, arrived FROM messages WHERE held = 0 AND open > 0 AND warned = %d AND arrived < ?1 AND {_WAITS}
+    ORDER BY arrived LIMIT ?2
+"""
+SELECT_OLD = f"""
+    SELECT id FROM ({" UNION ALL ".join(f"SELECT * FROM ({_OLD % warned})" for warned in range(3))})
+    ORDER BY arrived LIMIT ?2
+"""
 SELECT_NEXT = "SELECT min(due) FROM recipients WHERE waiting = 1 AND due > ?"
 SELECT_WITHDRAWN = "SELECT DISTINCT message FROM recipients WHERE lease IS NOT NULL AND (held = 1 OR removing = 1)"
 SELECT_WAITING = in_one_row(
@@ -135,8 +147,7 @@ def _longest_due_at(db: Database, destination: str, limit: int, before: int) -> 
 
 def any_old(db: Database, arrived_before: datetime, now: datetime) -> bool:
     """Whether `expire` would find something."""
-    found = db.execute(SELECT_OLD, (microseconds(arrived_before), 1)).fetchone()
-    return found is not None or any_ended(db, now)
+    return bool(_expired(db, arrived_before, 1, now)) or any_ended(db, now)
 
 
 def expire(
@@ -145,17 +156,14 @@ def expire(
     """See the contract."""
     if any_ended(db, now):
         end_leases(db, now)
-    old = db.execute(SELECT_OLD, (microseconds(arrived_before), MAX_LOOK))
-    return _lease(db, owner, until, _distinct((row[0] for row in old), limit), lambda recipient: True)
+    return _lease(db, owner, until, _expired(db, arrived_before, limit, now), lambda recipient: True)
 
 
-def _distinct(messages: Iterable[str], limit: int) -> list[str]:
-    found: dict[str, None] = {}
-    for message in messages:
-        if len(found) == limit and message not in found:
-            break
-        found[message] = None
-    return list(found)
+def _expired(db: Database, arrived_before: datetime, limit: int, now: datetime) -> list[str]:
+    """Return up to `limit` messages: those past their deadline, then the oldest."""
+    over = db.execute(SELECT_OVER, (microseconds(now), limit)).fetchall()
+    old = db.execute(SELECT_OLD, (microseconds(arrived_before), limit)).fetchall() if len(over) < limit else []
+    return list(dict.fromkeys(row[0] for row in (*over, *old)))[:limit]
 
 
 def _lease(

@@ -303,12 +303,12 @@ async def test_a_sweep_warns_of_what_has_waited_four_hours(bench: Bench) -> None
     assert len(bench.store.added) == 3
 
 
-async def test_without_warn_after_nobody_is_warned(bench: Bench) -> None:
+async def test_without_warn_after_nobody_is_warned_but_of_deadlines(bench: Bench) -> None:
     bench.manager.reload(replace(RetrySettings(), warn_after=timedelta()), HOSTNAME)
 
     await bench.manager.sweep(NOW)
 
-    assert [what for what, _ in bench.ledger.asked] == ["expire"]
+    assert bench.ledger.asked == [("expire", NOW - timedelta(days=5)), ("warn", None)]
 
 
 async def test_a_sweep_over_a_broken_queue_ends_and_the_next_one_works(bench: Bench) -> None:
