@@ -140,7 +140,8 @@ class AttemptManager:
         self._sites[site_key] = _BackOff(failures, retry_at)
 
     async def sweep(self, now: datetime) -> None:
-        """Fail what is older than its lifetime, and owe warnings for what waits long; returns when that is durable.
+        """Fail what is past its lifetime or its deadline, and owe warnings for what waits long; returns when that is
+        durable.
 
         Driven by the clock alone: nothing gets stuck because nothing is tried.  A sweep that finds another one at
         work leaves it to that.
@@ -163,7 +164,7 @@ class AttemptManager:
         before = now - self._settings.lifetime
         until = now + self._bounds.expiry_lease
         while deliveries := await self._ledger.expire(before, self._bounds.sweep, now, until=until):
-            await _all(self._commit(settle_expired(delivery), now) for delivery in deliveries)
+            await _all(self._commit(settle_expired(delivery, now), now) for delivery in deliveries)
 
     async def _warn(self, now: datetime) -> None:
         before = now - self._settings.warn_after if self._settings.warn_after else None

@@ -74,7 +74,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.queue.add([message]))
         numbered = dict(enumerate(sites))
         self.messages[message.id] = Known(
-            statuses=dict.fromkeys(numbered, Status.QUEUED), sites=numbered, deadline=deadline and deadline.at
+            statuses=dict.fromkeys(numbered, Status.QUEUED), sites=numbered, deadline=deadline.at if deadline else None
         )
 
     @rule(sites=st.sets(st.sampled_from(SITES), min_size=1), limit=st.integers(1, 3))
