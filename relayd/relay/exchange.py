@@ -125,12 +125,14 @@ class Exchange:
         return self.engine.idle and ended
 
     def _receive(self, octets: bytes) -> None:
+        self.engine.now = self._reporter.clock()
         self.engine.receive(octets, self._wire.unsent, self._wire.unacknowledged)
         self._advance()
 
     def _advance(self) -> None:
         """Report what is settled, start what there is room for, write."""
         engine = self.engine
+        engine.now = self._reporter.clock()
         self._report()
         while engine.room and (load := self._next()) is not None:
             load.begun = self._clock()
@@ -216,6 +218,7 @@ class Exchange:
                 self._unsendable(load, unreadable("not the file that was accepted"))
                 return
             wire.expect(None)
+            engine.now = self._reporter.clock()
             engine.end_body(encoder.finish())
             self._guard(self._advance)
         finally:

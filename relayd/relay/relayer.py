@@ -6,7 +6,8 @@ it.  Invariants:
     Every delivery given to `run` is reported once, or is in `Ended.undone`, never both.
     Another host is tried only while nothing was settled and no end of a message has left: what may have arrived is
     not sent again in the same run (RFC 1047).
-    A message that needs SMTPUTF8 is refused for that only after every host was tried (RFC 6531 section 3.2).
+    A message that needs SMTPUTF8, or a server that keeps to its deadline, is refused for that only after every host was
+    tried (RFC 6531 section 3.2, RFC 2852 section 4.1.4).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
 """
@@ -66,7 +67,7 @@ class Ending(Enum):
     DONE = "done"  # the run is over
     AGAIN = "again"  # the same address once more, by a simpler plan
     NEXT = "next"  # the next address
-    UNSUITED = "unsuited"  # the next host, for what needs SMTPUTF8
+    UNSUITED = "unsuited"  # the next host, for what needs an extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,13 +228,14 @@ class Relayer:
         equipment, offered = self._equipment, established.capabilities
         settings = equipment.settings
         reporter.peer, reporter.tls = str(target), established.tls
-        reporter.relays_dsn = offered.dsn
+        reporter.relays_dsn, reporter.relays_deadline = offered.dsn, offered.deliver_by
         self._bring_back(stock)
         stock.suit(offered)
         engine = engine_for(
             equipment.plans.best(offered, target, equipment.clock()),
             offered,
             settings,
+            equipment.clock(),
             proven=equipment.plans.proven(target, equipment.clock()),
             elsewhere=self._elsewhere,
         )

@@ -88,7 +88,7 @@ def an_engine(
 ) -> Engine:
     """An engine for the best plan that is offered, or for `plan`; `limits` are settings."""
     settings = RelaySettings(hostname="relay.example.org", **limits)
-    return engine_for(plan or Plan.of(offered), offered, settings, proven=proven, elsewhere=elsewhere)
+    return engine_for(plan or Plan.of(offered), offered, settings, NOW, proven=proven, elsewhere=elsewhere)
 
 
 def deliveries(count: int, file: bytes = HELLO) -> list[Delivery]:
