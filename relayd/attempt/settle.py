@@ -56,12 +56,7 @@ def settle_expired(delivery: Delivery, now: datetime) -> Settlement:
 
     This is no attempt: number, time and peer of the last one stay.
     """
-    recipients = tuple(
-        recipient.changed(
-            Status.FAILED, due=None, dsn=str(EXPIRED), reply=_expired_reply(recipient.reply, delivery.deadline, now)
-        )
-        for recipient in delivery.recipients
-    )
+    recipients = tuple(_ended(recipient, delivery.deadline, now) for recipient in delivery.recipients)
     return Settlement(delivery=delivery, recipients=recipients, notices=_notices(delivery, recipients, None))
 
 
@@ -80,10 +75,23 @@ def _settled(attempt: Attempt, recipient: Recipient, retry: RetrySettings, now: 
             due = due or before_deadline(next_attempt(retry, tried, now, jitter=jitter), deadline, now)
             due = min(due, expires(retry, arrived, deadline))
             return _after(attempt, recipient, outcome, Status.DEFERRED, attempts=tried, due=due)
+        case Failed() if _untried(outcome, deadline, now):
+            return _ended(recipient, deadline, now)
         case Failed():
             return _after(attempt, recipient, outcome, Status.FAILED, attempts=tried)
         case _:
             assert_never(outcome)
+
+
+def _untried(outcome: Failed, deadline: Deadline | None, now: datetime) -> bool:
+    """Whether a relayer left it alone because its deadline had passed: that is no attempt."""
+    over = deadline is not None and deadline.over(now)
+    return over and outcome.reply is None and outcome.status == EXPIRED
+
+
+def _ended(recipient: Recipient, deadline: Deadline | None, now: datetime) -> Recipient:
+    reply = _expired_reply(recipient.reply, deadline, now)
+    return recipient.changed(Status.FAILED, due=None, dsn=str(EXPIRED), reply=reply)
 
 
 def _of_the_site(outcome: Outcome, attempt: Attempt) -> bool:

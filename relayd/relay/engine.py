@@ -273,12 +273,11 @@ class Engine(ABC):
             self._loads.popleft()
             self._settle_if_done(load)
             return
-        if late := too_late(load, self.capabilities, self.now):
-            load.outcomes.update(late)
-            load.pending = []
+        if late := too_late(load.delivery, self.capabilities, self.now):
+            load.settle_pending(late)
             return
         if (no_more := self._quota.refusal) is not None:
-            load.settle_rest(no_more)
+            load.settle_pending(no_more)
             return
         recipients = tuple(load.pending[: self._quota.recipients])
         del load.pending[: len(recipients)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from relayd.mail.deadline import DeadlineMode
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Failed, Scope
 from relayd.mail.recipient import Recipient
@@ -74,12 +74,14 @@ def unpromising(delivery: Delivery, capabilities: Capabilities, now: datetime) -
     return None
 
 
-def too_late(load: Load, capabilities: Capabilities, now: datetime) -> dict[int, Failed]:
-    """Return, by number, why the pending recipients cannot get the message in time any more; nothing if they can."""
-    deadline = load.delivery.deadline
-    if deadline is None:
-        return {}
-    if deadline.over(now):
-        return {one.number: Failed(reason=deadline.missed(one.reply), status=TOO_LATE) for one in load.pending}
-    problem = unpromising(load.delivery, capabilities, now)
-    return {one.number: problem for one in load.pending} if problem else {}
+def too_late(delivery: Delivery, capabilities: Capabilities, now: datetime) -> Failed | None:
+    """Return why a message cannot be delivered in time by this server any more, None if it can."""
+    deadline = delivery.deadline
+    if deadline is not None and deadline.over(now):
+        return missed(deadline)
+    return unpromising(delivery, capabilities, now)
+
+
+def missed(deadline: Deadline) -> Failed:
+    """Return the outcome of what was not tried because its deadline had passed."""
+    return Failed(reason=deadline.missed(""), status=TOO_LATE)

@@ -15,7 +15,7 @@ from relayd.mail.attempt import Attempt
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
-from relayd.mail.reply import Reply
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action, Settlement
 from tests.attempt.situations import (
     GREYLISTED,
@@ -235,6 +235,19 @@ def test_what_the_sweep_finds_past_its_deadline_names_it_too() -> None:
 
     assert late.reply == "the deadline, 2026-11-22 07:20:00 UTC, passed; last reply: 451 later"
     assert old.reply == "delivery time expired; last reply: 451 later"
+
+
+def test_what_a_relayer_left_alone_at_the_deadline_was_not_tried_again() -> None:
+    too_late = Failed(reason="whatever it says", status=EnhancedStatus(5, 4, 7))
+    tried = a_recipient(status=Status.DEFERRED, attempts=4, reply="451 later", peer="other", attempted=NOW - MINUTE)
+    delivery = replace(a_delivery(tried), deadline=Deadline(at=NOW, mode=OWN))
+
+    left_alone = alone(an_attempt(delivery, too_late))
+    refused = alone(an_attempt(replace(delivery, deadline=by(RETURN)), too_late))
+
+    assert left_alone == settle_expired(delivery, NOW).recipients[0]
+    assert (left_alone.attempts, left_alone.peer) == (4, "other")
+    assert (refused.attempts, refused.peer, refused.reply) == (5, PEER, "whatever it says")
 
 
 def test_a_sites_back_off_does_not_reach_past_the_deadline() -> None:

@@ -8,19 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.mail.address import Address
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.outcome import Deferred, Delivered, Failed
-from relayd.mail.recipient import Recipient
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.requirements import TOO_LATE
-from tests.relay.kit import ANN, BOB, NOW, Bench, a_delivery, a_site, closed_port
+from tests.relay.kit import ANN, BOB, CAROL, NOW, Bench, a_delivery, a_site, closed_port
 from tests.relay.test_engine import OK, QUEUED, Play
 from tests.support.smtp import CHUNKED, LOCK_STEP, PIPELINED, Answer, ScriptedServer
 
 OWN, RETURN, NOTIFY = DeadlineMode.OWN, DeadlineMode.RETURN, DeadlineMode.NOTIFY
 LACKING = Capabilities(pipelining=True)
 OFFERING = Capabilities(pipelining=True, deliver_by=True)
+TOO_LATE_HERE = Failed(reason="the deadline, 2026-11-22 12:00:00 UTC, passed; it could not be tried", status=TOO_LATE)
 PLANS = [LOCK_STEP, PIPELINED, CHUNKED]
 
 
@@ -80,20 +79,11 @@ def test_whoever_is_next_may_have_a_message_that_is_not_to_be_returned_by_them(
 
 
 @pytest.mark.parametrize("mode", [OWN, RETURN])
-def test_past_its_deadline_nothing_is_tried_and_the_last_reply_is_told(mode: DeadlineMode) -> None:
-    recipients = [
-        Recipient(number=0, address=Address.parse(ANN), reply="451 not now"),
-        Recipient(number=1, address=Address.parse(BOB)),
-    ]
-
-    played = Play(OFFERING, a_delivery(recipients=recipients, deadline=by(0, mode)))
+def test_past_its_deadline_nothing_is_tried(mode: DeadlineMode) -> None:
+    played = Play(OFFERING, a_delivery(deadline=by(0, mode)))
 
     assert played.writes == []
-    passed = "the deadline, 2026-11-22 12:00:00 UTC, passed"
-    assert played.outcomes() == {
-        ANN: Failed(reason=f"{passed}; last reply: 451 not now", status=TOO_LATE),
-        BOB: Failed(reason=f"{passed}; it could not be tried", status=TOO_LATE),
-    }
+    assert played.outcomes() == {ANN: TOO_LATE_HERE}
 
 
 class TestSeveralTransactions:
@@ -114,6 +104,21 @@ class TestSeveralTransactions:
 
         assert played.outcomes()[ANN] == QUEUED
         assert played.outcomes()[BOB].dsn == TOO_LATE
+
+    def test_what_is_under_way_by_then_is_not_taken_for_untried(self) -> None:
+        chunked = Capabilities(pipelining=True, chunking=True, deliver_by=True)
+        delivery = a_delivery([ANN, BOB, CAROL], deadline=by(60))
+        played = Play(chunked, delivery, max_recipients=1, proven=True, pipeline_window=2)
+        played.engine.now += timedelta(seconds=60)
+        played.reply(OK, OK, "250 2.0.0 queued", OK)
+        played.lose()
+
+        ann, bob, carol = (played.loads[0].outcomes.get(number) for number in range(3))
+        assert ann == QUEUED
+        assert isinstance(bob, Deferred)
+        assert bob.possible_duplicate
+        assert isinstance(carol, Failed)
+        assert carol.dsn == TOO_LATE
 
 
 class TestWithOtherHosts:
