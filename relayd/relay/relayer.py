@@ -8,6 +8,7 @@ it.  Invariants:
     not sent again in the same run (RFC 1047).
     A message that needs SMTPUTF8, or a server that keeps to its deadline, is refused for that only after every host was
     tried (RFC 6531 section 3.2, RFC 2852 section 4.1.4).
+    A message that waits for others when its deadline passes is ended then (overdue.py).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
 """
@@ -32,6 +33,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
 from relayd.relay.hosts import HostMemory, Shuffle
+from relayd.relay.overdue import ending_overdue
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
@@ -116,7 +118,8 @@ class Relayer:
         self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
-            await self._send(stock, reporter, withdrawn)
+            async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):
+                await self._send(stock, reporter, withdrawn)
         except BaseException:
             with contextlib.suppress(Exception):
                 await until_done(reporter.all_durable())

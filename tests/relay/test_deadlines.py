@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -12,7 +14,7 @@ from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.outcome import Deferred, Delivered, Failed
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.requirements import TOO_LATE
-from tests.relay.kit import ANN, BOB, CAROL, NOW, Bench, a_delivery, a_site, closed_port
+from tests.relay.kit import ANN, BOB, CAROL, NOW, Bench, a_delivery, a_site, closed_port, silent_port, until
 from tests.relay.test_engine import OK, QUEUED, Play
 from tests.support.smtp import CHUNKED, LOCK_STEP, PIPELINED, Answer, ScriptedServer
 
@@ -228,3 +230,55 @@ async def test_a_server_that_refuses_the_parameter_it_offers_refuses_the_message
         outcome = bench.reports.outcome()
         assert not isinstance(outcome, Deferred)
         assert str(outcome) == "555 5.5.4 BY: too soon for us"
+
+
+class TestWaitingForOthers:
+    """What waits in a relayer's hands when its deadline passes: the others before it may take minutes."""
+
+    def bench(self) -> Bench:
+        bench = Bench(settings={"max_unreported": 1})
+        began = time.monotonic()
+        bench.clock = lambda: NOW + timedelta(seconds=time.monotonic() - began)
+        return bench
+
+    async def test_it_is_ended_then_and_the_others_go_on(self) -> None:
+        bench = self.bench()
+        batch = [a_delivery(), a_delivery(name="M2", deadline=by(0.3, OWN)), a_delivery(name="M3")]
+        async with ScriptedServer({"EHLO": LOCK_STEP, "final": [Answer("250 2.0.0 queued", delay=1.5)]}) as server:
+            running = asyncio.create_task(bench.run(a_site(server.port), batch))
+            await until(lambda: bench.reports.attempts)
+            assert [attempt.delivery.id for attempt in bench.reports.attempts] == ["M2"]
+            assert bench.reports.outcome("M2") == TOO_LATE_HERE
+            ended = await running
+
+            assert (ended.settled, ended.delivered, ended.undone) == (3, 2, ())
+            assert len(server.taken) == 2
+
+    async def test_also_while_nobody_lets_us_in(self) -> None:
+        bench = self.bench()
+        async with silent_port() as port:
+            relayer = bench.relayer(a_site(port))
+            running = asyncio.create_task(relayer.run([a_delivery(deadline=by(0.3, OWN)), a_delivery(name="M2")]))
+            await until(lambda: bench.reports.attempts)
+            assert bench.reports.outcome() == TOO_LATE_HERE
+            relayer.finish()
+            ended = await running
+
+            assert [delivery.id for delivery in ended.undone] == ["M2"]
+
+    async def test_what_an_operator_took_back_is_given_back(self) -> None:
+        bench = self.bench()
+        bench.withdrawn.add("M2")
+        batch = [a_delivery(), a_delivery(name="M2", deadline=by(0.3, OWN))]
+        async with ScriptedServer({"EHLO": LOCK_STEP, "final": Answer("250 2.0.0 queued", delay=0.6)}) as server:
+            ended = await bench.run(a_site(server.port), batch)
+
+            assert [delivery.id for delivery in ended.undone] == ["M2"]
+            assert [attempt.delivery.id for attempt in bench.reports.attempts] == ["M1"]
+
+    async def test_what_is_under_way_is_not_broken_off(self) -> None:
+        bench = self.bench()
+        async with ScriptedServer({"EHLO": LOCK_STEP, "final": Answer("250 2.0.0 queued", delay=0.6)}) as server:
+            await bench.run(a_site(server.port), [a_delivery(deadline=by(0.3, OWN))])
+
+            assert isinstance(bench.reports.outcome(), Delivered)

@@ -346,7 +346,6 @@ class TestLimits:
         assert played.engine.returned == [played.loads[2]]
         assert played.engine.spent
 
-
     def test_what_is_under_way_keeps_its_mark_when_the_rest_may_not_follow(self) -> None:
         offered = Capabilities(pipelining=True, chunking=True, limits=Limits(mails=1, recipients=1))
         played = Play(offered, a_delivery(to=[ANN, BOB]), proven=True).lose()
