@@ -4,10 +4,12 @@
 
 A producer in a process of its own drops a batch every 10 ms by a schedule (each file written in tmp/, all then renamed
 into new/), whether or not relayd keeps up; as root it goes before the others, as if it were on another machine.  The
-sink (benchmarks/sink.py) notes when it took each message; so the
-latency of every one is known, from its rename on.  Every tenth of the run has a line: the backlog at its end (dropped
-and not yet at the sink), the latency of what was dropped in it, memory and descriptors, the means over it, of all of
-relayd's processes.  A message lost or sent twice fails the run.
+sink (benchmarks/sink.py) notes when it took each message, so the latency of every one is known, from its rename on.
+
+Every tenth of the run has a line: the backlog at its end (dropped and not yet at the sink), the latency of what was
+dropped in it, and of all of relayd's processes memory and descriptors, the means over it.  Where the producer was far
+behind its schedule, benchmarks/scratch.py has the likely reason, and `--fresh` helps.  A message lost or sent twice
+fails the run.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def main() -> None:
     words = _arguments()
     messages = round(words.rate * words.seconds)
     load = Load(messages=messages, size=words.size, domains=words.domains, sites=words.domains)
-    with scratch(files=messages, size=words.size) as directory, NotingSink() as sink:
+    with scratch(files=messages, size=words.size, fresh=words.fresh) as directory, NotingSink() as sink:
         course = _course(directory, sink, load, words)
     if sink.doubles:
         sys.exit(f"{len(sink.doubles)} messages came twice: {sink.doubles[:10]}")
@@ -82,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--domains", type=int, default=10)
     parser.add_argument("--size", type=int, default=4096, help="octets of each message")
+    parser.add_argument("--fresh", action="store_true", help="on a file system of its own: see benchmarks/scratch.py")
     parser.add_argument("--processes", type=int, help="relay.processes; not written unless given")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} seconds, to see that it works")
     words = parser.parse_args()

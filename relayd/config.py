@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.address import Address, check_local_part, parse_domain
+from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
@@ -39,8 +40,6 @@ T = TypeVar("T")
 
 MAX_PROCESSES = 64
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
 _FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -385,13 +384,6 @@ def _from_words(hint: Any, value: Any) -> Any:
     if hint in (int, int | None) and type(value) is int and value < 1:
         raise ValueError(f"must be 1 or more, not {value}")
     return value
-
-
-def parse_duration(value: Any) -> timedelta:
-    """Return the time that `"500ms"`, `"30s"`, `"5m"`, `"4h"`, `"5d"` name; ValueError for anything else."""
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-    raise ValueError(f'must be a duration as "30s", "5m", "4h" or "5d", not {value!r}')
 
 
 def parse_size(value: Any) -> int:

@@ -8,7 +8,9 @@ Pure: time and chance are arguments.  Invariants, checked by tests/attempt/test_
     A server that throttles us, or has too many connections, gets the time that it asks for, but not more than `max`:
     it speaks of a pace that the schedule has to find anyway, and words misread must not cost a message a day.
     After `PATIENCE` tries neither of them shortens the curve: who never relents is asked as seldom as any other.
-    Nothing is put off past the end of its lifetime, so that expiry comes in time.
+    Nothing is put off past the end of its lifetime or the deadline that ends it, so that expiry comes in time.
+    Before a deadline tries come closer together, but never closer than `CLOSEST` unless the curve has them so; one of
+    them falls into the last two `CLOSEST` before it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from relayd.attempt.settings import RetrySettings
+from relayd.mail.deadline import Deadline
 from relayd.mail.refusal import Refusal, asked_delay, refusal
 from relayd.mail.reply import Reply
 
 PATIENCE = 5  # tries at a server's own pace
 MARGIN = timedelta(seconds=2)  # more than a server asks for: one second too early begins its waiting time anew
 SPREAD = timedelta(seconds=3)  # and up to so much more, by `jitter`
+CLOSEST = timedelta(seconds=15)  # between two tries because of a deadline: whom we hurry more takes us for an abuser
 _STEEPEST = 100  # exponents above it change nothing: any curve that rises at all has reached `max`, or never will
 
 
@@ -61,6 +65,20 @@ def next_attempt(
     return now + _delay(retry, attempts, jitter, reply)
 
 
+def before_deadline(due: datetime, deadline: Deadline | None, now: datetime) -> datetime:
+    """Return when to try again what is due then: sooner, if a deadline is near.
+
+    At most half of the time that is left is let pass, so that there are some tries more; when not even `CLOSEST` is
+    left there are none, and what ends then is due at its end.
+    """
+    if deadline is None or deadline.passed(now):
+        return due
+    sooner = min(due, now + max((deadline.at - now) / 2, CLOSEST))
+    if sooner < deadline.at:
+        return sooner
+    return deadline.at if deadline.ends else due
+
+
 def site_retry(
     retry: RetrySettings, failures: int, now: datetime, *, jitter: float, reply: Reply | None = None
 ) -> datetime:
@@ -71,11 +89,12 @@ def site_retry(
     return now + _delay(retry, failures, jitter, reply)
 
 
-def expires(retry: RetrySettings, arrived: datetime) -> datetime:
-    """Return when a message that arrived then is given up."""
-    return arrived + retry.lifetime
+def expires(retry: RetrySettings, arrived: datetime, deadline: Deadline | None = None) -> datetime:
+    """Return when a message that arrived then is given up: no deadline makes its life longer."""
+    end = arrived + retry.lifetime
+    return min(end, deadline.at) if deadline is not None and deadline.ends else end
 
 
-def expired(retry: RetrySettings, arrived: datetime, now: datetime) -> bool:
+def expired(retry: RetrySettings, arrived: datetime, now: datetime, deadline: Deadline | None = None) -> bool:
     """Whether a message that arrived then is to be given up."""
-    return expires(retry, arrived) <= now
+    return expires(retry, arrived, deadline) <= now

@@ -135,12 +135,14 @@ class Observer:
 
     def _write_accepted(self, event: Accepted) -> None:
         message = event.message
+        deadline = message.envelope.deadline
         self._log.info(
             "accepted",
             q=message.id,
             sender=message.envelope.reverse_path or "<>",
             recipients=len(message.envelope.recipients),
             size=message.body.size,
+            deadline=deadline.at.isoformat(timespec="seconds") if deadline else None,
             file=event.file or None,
         )
 

@@ -137,6 +137,7 @@ class Exchange:
         self._guard(self._advance)
 
     def _receive(self, octets: bytes) -> None:
+        self.engine.now = self._reporter.clock()
         self.engine.receive(octets, self._wire.unsent, self._wire.unacknowledged)
         if self.engine.throttled is not None:
             self.stopping = True  # who asks for less gets no more than what is under way
@@ -145,6 +146,7 @@ class Exchange:
     def _advance(self) -> None:
         """Report what is settled, start what there is room for, write."""
         engine = self.engine
+        engine.now = self._reporter.clock()
         self._report()
         while engine.room and (load := self._next()) is not None:
             load.begun = self._clock()
@@ -231,6 +233,7 @@ class Exchange:
                 self._unsendable(load, unreadable("not the file that was accepted"))
                 return
             self._let_be()
+            engine.now = self._reporter.clock()
             engine.end_body(encoder.finish())
             self._guard(self._advance)
         finally:

@@ -6,7 +6,9 @@ it.  Invariants:
     Every delivery given to `run` is reported once, or is in `Ended.undone`, never both.
     Another host is tried only while nothing was settled and no end of a message has left: what may have arrived is
     not sent again in the same run (RFC 1047).
-    A message that needs SMTPUTF8 is refused for that only after every host was tried (RFC 6531 section 3.2).
+    A message that needs SMTPUTF8, or a server that keeps to its deadline, is refused for that only after every host was
+    tried (RFC 6531 section 3.2, RFC 2852 section 4.1.4).
+    A message that waits for others when its deadline passes is ended then (overdue.py).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
 """
@@ -32,6 +34,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
 from relayd.relay.hosts import HostMemory, Shuffle
+from relayd.relay.overdue import ending_overdue
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
@@ -70,7 +73,7 @@ class Ending(Enum):
     DONE = "done"  # the run is over
     AGAIN = "again"  # the same address once more, by a simpler plan
     NEXT = "next"  # the next address
-    UNSUITED = "unsuited"  # the next host, for what needs SMTPUTF8
+    UNSUITED = "unsuited"  # the next host, for what needs an extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,8 @@ class Relayer:
         self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
-            await self._send(stock, reporter, withdrawn)
+            async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):
+                await self._send(stock, reporter, withdrawn)
         except BaseException:
             with contextlib.suppress(Exception), self._stirring.waiting_for_us():
                 await until_done(reporter.all_durable())
@@ -246,13 +250,14 @@ class Relayer:
         equipment, offered = self._equipment, established.capabilities
         settings = equipment.settings
         reporter.peer, reporter.tls = str(target), established.tls
-        reporter.relays_dsn = offered.dsn
+        reporter.relays_dsn, reporter.relays_deadline = offered.dsn, offered.deliver_by
         self._bring_back(stock)
         stock.suit(offered)
         engine = engine_for(
             equipment.plans.best(offered, target, equipment.clock()),
             offered,
             settings,
+            equipment.clock(),
             proven=equipment.plans.proven(target, equipment.clock()),
             elsewhere=self._elsewhere,
         )

@@ -73,6 +73,12 @@ class Load:
         """Whether every recipient has an outcome."""
         return len(self.outcomes) == len(self.delivery.recipients)
 
+    def settle_pending(self, outcome: Outcome) -> None:
+        """Give `outcome` to every recipient that is in no transaction: those that are may have it already."""
+        for recipient in self.pending:
+            self.outcomes[recipient.number] = outcome
+        self.pending = []
+
     def settle_rest(self, outcome: Outcome) -> None:
         """Give `outcome` to every recipient that has none."""
         for recipient in self.delivery.recipients:

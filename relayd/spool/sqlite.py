@@ -209,10 +209,10 @@ class SqliteQueue:
 
     # notices
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
-        if not await self._look(lambda db: notices.any_late(db, arrived_before)):
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
+        if not await self._look(lambda db: notices.any_late(db, arrived_before, now)):
             return 0
-        return await self._change(lambda db: notices.warn(db, arrived_before, limit, self._new_id))
+        return await self._change(lambda db: notices.warn(db, arrived_before, limit, now, self._new_id))
 
     async def notices(self, limit: int) -> list[Notice]:
         if not await self._look(notices.any_owed):

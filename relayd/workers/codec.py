@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
@@ -54,12 +55,13 @@ def pack_delivery(delivery: Delivery) -> Packed:
         delivery.ret,
         delivery.envid,
         delivery.notification,
+        _pack_deadline(delivery.deadline),
     )
 
 
 def delivery_of(packed: Packed) -> Delivery:
     """Undo `pack_delivery`."""
-    message_id, sender, recipients, body, arrived, lease, ret, envid, notification = packed
+    message_id, sender, recipients, body, arrived, lease, ret, envid, notification, deadline = packed
     return Delivery(
         id=message_id,
         reverse_path=Address(*sender) if sender else None,
@@ -70,7 +72,19 @@ def delivery_of(packed: Packed) -> Delivery:
         ret=ret,
         envid=envid,
         notification=notification,
+        deadline=_deadline_of(deadline),
     )
+
+
+def _pack_deadline(deadline: Deadline | None) -> Packed | None:
+    return None if deadline is None else (_pack_time(deadline.at), deadline.mode.value, deadline.trace)
+
+
+def _deadline_of(packed: Packed | None) -> Deadline | None:
+    if packed is None:
+        return None
+    at, mode, trace = packed
+    return Deadline(at=_EPOCH + timedelta(0, 0, at), mode=DeadlineMode(mode), trace=trace)
 
 
 def _pack_recipient(one: Recipient) -> Packed:
@@ -199,6 +213,7 @@ def pack_attempt(attempt: Attempt) -> Packed:
         attempt.peer,
         attempt.tls,
         attempt.relays_dsn,
+        attempt.relays_deadline,
         attempt.seconds,
         attempt.altered,
         _pack_time(attempt.retry_at),
@@ -207,7 +222,7 @@ def pack_attempt(attempt: Attempt) -> Packed:
 
 def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
     """Undo `pack_attempt`."""
-    outcomes, ended, peer, tls, relays_dsn, seconds, altered, retry_at = packed
+    outcomes, ended, peer, tls, relays_dsn, relays_deadline, seconds, altered, retry_at = packed
     return Attempt(
         delivery=delivery,
         outcomes={number: outcome_of(outcome) for number, outcome in outcomes.items()},
@@ -215,6 +230,7 @@ def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
         peer=peer,
         tls=tls,
         relays_dsn=relays_dsn,
+        relays_deadline=relays_deadline,
         seconds=seconds,
         altered=altered,
         retry_at=_time_of(retry_at),

@@ -112,7 +112,7 @@ class MemoryLedger:
         self.handed: set[str] = set()  # the debts whose recipients are fixed
         self.old: list[Delivery] = []
         self.to_warn: list[list[Notice]] = []
-        self.asked: list[tuple[str, datetime]] = []
+        self.asked: list[tuple[str, datetime | None]] = []
         self.trouble: QueueError | None = None
         self.poison: str = ""
         self.gate = asyncio.Event()
@@ -175,7 +175,7 @@ class MemoryLedger:
     async def drop_notice(self, notice_id: str) -> None:
         del self.debts[notice_id]
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
         self.asked.append(("warn", arrived_before))
         batch = self.to_warn.pop() if self.to_warn else []
         self.debts |= {notice.id: notice for notice in batch}

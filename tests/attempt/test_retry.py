@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.attempt.retry import MARGIN, PATIENCE, SPREAD, expired, expires, next_attempt, site_retry
+from relayd.attempt.retry import (
+    CLOSEST,
+    MARGIN,
+    PATIENCE,
+    SPREAD,
+    before_deadline,
+    expired,
+    expires,
+    next_attempt,
+    site_retry,
+)
 from relayd.attempt.settings import RetrySettings
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.refusal import LONGEST, Refusal, refusal
 from relayd.mail.reply import Reply
 from tests.attempt.situations import MINUTE, NOW
@@ -126,6 +137,79 @@ def test_a_message_expires_at_the_end_of_its_lifetime_and_not_before() -> None:
     assert end == NOW + timedelta(days=5)
     assert not expired(DEFAULT, NOW, end - timedelta(microseconds=1))
     assert expired(DEFAULT, NOW, end)
+
+
+@pytest.mark.parametrize("mode", [DeadlineMode.OWN, DeadlineMode.RETURN])
+def test_a_deadline_that_ends_a_message_is_its_end_unless_its_lifetime_is_shorter(mode: DeadlineMode) -> None:
+    near, far = (Deadline(at=NOW + hours * 60 * MINUTE, mode=mode) for hours in (2, 1000))
+
+    assert expires(DEFAULT, NOW, near) == near.at
+    assert not expired(DEFAULT, NOW, near.at - timedelta(microseconds=1), near)
+    assert expired(DEFAULT, NOW, near.at, near)
+    assert expires(DEFAULT, NOW, far) == NOW + DEFAULT.lifetime
+
+
+def test_a_deadline_that_only_notifies_is_no_end() -> None:
+    assert expires(DEFAULT, NOW, Deadline(at=NOW, mode=DeadlineMode.NOTIFY)) == NOW + DEFAULT.lifetime
+
+
+def tries(deadline: Deadline, first: datetime = NOW, retry: RetrySettings = DEFAULT) -> list[datetime]:
+    """The times of all tries up to the deadline, and then one more, if each is put off."""
+    times, now = [], first
+    while now < deadline.at:
+        times.append(now)
+        now = before_deadline(next_attempt(retry, len(times), now, jitter=1.0), deadline, now)
+        assert now > times[-1]
+    return [*times, now]
+
+
+def test_tries_are_packed_before_a_deadline() -> None:
+    deadline = Deadline(at=NOW + 20 * MINUTE, mode=DeadlineMode.OWN)
+
+    left = [(deadline.at - at).total_seconds() for at in tries(deadline)]
+
+    assert left == [1200, 1140, 1020, 780, 390, 195, 97.5, 48.75, 24.375, 9.375, 0]
+
+
+def test_too_near_a_deadline_there_is_no_further_try() -> None:
+    for mode, due in ((DeadlineMode.OWN, NOW + CLOSEST), (DeadlineMode.NOTIFY, NOW + MINUTE)):
+        assert before_deadline(NOW + MINUTE, Deadline(at=NOW + CLOSEST, mode=mode), NOW) == due
+
+
+@pytest.mark.parametrize("deadline", [None, Deadline(at=NOW, mode=DeadlineMode.NOTIFY)])
+def test_without_a_deadline_to_meet_the_curve_counts_alone(deadline: Deadline | None) -> None:
+    assert before_deadline(NOW + MINUTE, deadline, NOW) == NOW + MINUTE
+
+
+SPANS = st.timedeltas(timedelta(microseconds=1), timedelta(days=20))
+MODES = st.sampled_from(DeadlineMode)
+
+
+@given(SPANS, SPANS, MODES)
+def test_a_deadline_makes_a_retry_sooner_but_never_much_sooner(
+    delay: timedelta, left: timedelta, mode: DeadlineMode
+) -> None:
+    at = before_deadline(NOW + delay, Deadline(at=NOW + left, mode=mode), NOW)
+
+    assert NOW < at <= NOW + delay
+    assert at - NOW >= min(delay, left, CLOSEST)
+    if mode is not DeadlineMode.NOTIFY:
+        assert at <= NOW + left
+
+
+@given(SPANS, MODES)
+def test_there_are_some_tries_before_a_deadline_one_of_them_shortly_before_and_never_many(
+    left: timedelta, mode: DeadlineMode
+) -> None:
+    deadline = Deadline(at=NOW + left, mode=mode)
+
+    *times, last = tries(deadline)
+
+    assert any(deadline.at - at <= 2 * CLOSEST for at in times)
+    halvings = (left // CLOSEST).bit_length()
+    assert len(times) >= halvings
+    assert len(times) <= halvings + 10 + left / DEFAULT.max
+    assert last == deadline.at or mode is DeadlineMode.NOTIFY
 
 
 @pytest.mark.parametrize(

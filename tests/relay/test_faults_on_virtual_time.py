@@ -66,7 +66,7 @@ async def _play(
     bench.files.before_chunk = lambda offset: asyncio.sleep(reading)
     ports = bench.equipment.ports
     offered = Capabilities.parse(Reply(250, EHLO[plan].replace("250-", "").replace("250 ", "")))
-    engine = engine_for(plan, offered, bench.settings)
+    engine = engine_for(plan, offered, bench.settings, bench.now)
     stock = Stock([a_delivery(to, file)], bench.files, bench.settings, bench.recaster)
     reporter = Reporter(bench.reports, lambda: bench.now, 32)
     clock = asyncio.get_running_loop().time

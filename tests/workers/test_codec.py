@@ -92,11 +92,11 @@ def test_a_host_comes_out_as_it_went_in(host: Host) -> None:
 class Richer(Delivery):
     """What a delivery may be one day."""
 
-    deadline: datetime | None = None
+    colour: datetime | None = None
 
 
 def test_a_field_that_is_not_carried_is_noticed() -> None:
-    richer = every_field(Richer, recipients=st.just(()), deadline=times)
+    richer = every_field(Richer, recipients=st.just(()), colour=times)
 
     @given(richer)
     def crosses(delivery: Richer) -> None:
