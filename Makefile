@@ -39,7 +39,7 @@ tests: $(VENV)/dev
 	$(BIN)/pytest -n $(JOBS)
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
-BENCHMARKS = idle steady blackhole drain distance engine latency large million
+BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
 bench: $(VENV)/dev
 	@for each in $(BENCHMARKS); do \
 		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \

@@ -3,7 +3,7 @@
     python -m benchmarks.crossing
 
 Batches of deliveries with one recipient each are packed, marshalled, and rebuilt; then their attempts, in frames of
-`--gathered`, as a busy loop gathers them, and the word that each is durable.  Beside it what pickle takes for a delivery.
+`--gathered`, as a busy loop gathers them, and the word that each is durable.  Beside it, a delivery by pickle.
 No sockets: a frame's two system calls are shared by all that is in it.  The least of three runs.
 """
 
