@@ -28,6 +28,7 @@ from relayd.mail.events import (
     SiteRecovered,
     Trouble,
     Warned,
+    WorkerDied,
 )
 from relayd.mail.message import Body, Message
 from relayd.mail.recipient import Recipient, Status
@@ -100,6 +101,11 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (SiteRecovered(site="mx1:25"), "<6>event=site-recovered site=mx1:25", {Counted.RECOVERIES: 1}),
     (Marked(id="01", address="a@b.example"), "<4>event=possible-duplicate q=01 r=a@b.example", {Counted.MARKED: 1}),
     (HeldAfterDeaths(id="01", deaths=3), "<3>event=held q=01 deaths=3", {Counted.HELD: 1}),
+    (
+        WorkerDied(pid=7, how="killed by SIGKILL", relayers=3),
+        '<3>event=worker-died pid=7 how="killed by SIGKILL" relayers=3',
+        {Counted.WORKER_DEATHS: 1},
+    ),
     (
         Degraded(part="queue", reason="disk full"),
         '<3>event=degraded part=queue reason="disk full"',
