@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +14,15 @@ from typing import Any, TypeVar
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Event
+from relayd.relay.relayer import Ended
 from relayd.relay.settings import RelaySettings
 from relayd.spool.notes import Noted
 from relayd.spool.takeover import TakenOver
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 from relayd.workers.process import Process
-from tests.relay.kit import HELLO, NOW, QUICK, Book, Collected, a_delivery, on, until
+from tests.relay.kit import HELLO, NOW, QUICK, Book, Collected, a_delivery, a_site, on, until
+from tests.support.smtp import ScriptedServer
 
 E = TypeVar("E", bound=Event)
 
@@ -116,3 +120,27 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [each.id for each in deliveries]
+
+
+def relaying(yard: Yard, server: ScriptedServer, *names: str) -> asyncio.Task[Ended]:
+    """Let a relayer run."""
+    return asyncio.create_task(yard.pool.new(a_site(server.port)).run(yard.deliveries(*names)))
+
+
+async def aborted(*runs: asyncio.Task[Ended]) -> None:
+    """Cancel runs and see them end so."""
+    for run in runs:
+        run.cancel()
+    await asyncio.wait(runs)
+    assert all(run.cancelled() for run in runs)
+
+
+async def killed(yard: Yard) -> None:
+    """Kill a worker, and wait until another has taken its place."""
+    process = yard.processes[0]
+    os.kill(process.pid, signal.SIGKILL)
+    await until(lambda: process not in yard.processes and yard.processes, seconds=60)
