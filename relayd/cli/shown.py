@@ -19,19 +19,19 @@ def summary(found: Listed | HistoryRow) -> dict[str, Any]:
     if isinstance(found, HistoryRow):
         return {
             "id": found.id,
-            "arrived": _time(found.arrived),
+            "arrived": iso_time(found.arrived),
             "sender": found.sender,
             "size": found.size,
             "held": False,
             "hold_reason": "",
             "in_flight": False,
-            "finished": _time(found.finished),
+            "finished": iso_time(found.finished),
             "recipients": [_recipient(recipient) for recipient in found.recipients],
         }
     message = found.message
     return {
         "id": message.id,
-        "arrived": _time(message.arrived),
+        "arrived": iso_time(message.arrived),
         "sender": str(message.envelope.reverse_path or ""),
         "size": message.body.wire_size,
         "held": message.held,
@@ -47,11 +47,11 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
         "address": str(recipient.address),
         "status": recipient.status.value,
         "attempts": recipient.attempts,
-        "due": _time(recipient.due) if recipient.due and not recipient.status.final else None,
+        "due": iso_time(recipient.due) if recipient.due and not recipient.status.final else None,
         "reply": recipient.reply,
         "dsn": recipient.dsn,
         "host": recipient.peer,
-        "attempted": _time(recipient.attempted) if recipient.attempted else None,
+        "attempted": iso_time(recipient.attempted) if recipient.attempted else None,
         "possible_duplicate": recipient.possible_duplicate,
     }
 
@@ -108,5 +108,11 @@ def _standing(recipient: dict[str, Any], *, held: bool) -> str:
     return ", ".join(words)
 
 
-def _time(time: datetime) -> str:
+def iso_time(time: datetime) -> str:
+    """Return a time as JSON has it: ISO 8601, UTC, to the millisecond."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def short_time(time: datetime) -> str:
+    """Return a time as people read it, to the second."""
+    return f"{iso_time(time)[:19]}Z"
