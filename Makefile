@@ -38,11 +38,12 @@ types: $(VENV)/dev
 tests: $(VENV)/dev
 	$(BIN)/pytest -n $(JOBS)
 
+# BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
+BENCHMARKS = idle steady blackhole drain distance engine latency large million
 bench: $(VENV)/dev
-	$(BIN)/python -m benchmarks.drain
-	$(BIN)/python -m benchmarks.engine
-	$(BIN)/python -m benchmarks.latency
-	$(BIN)/python -m benchmarks.large
+	@for each in $(BENCHMARKS); do \
+		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,7 @@ synced commits included.  A message lost or sent twice, or one left in the queue
     from exec   the same since relayd was started, Python's start and the opening of the queue included
     CPU         user and system in microseconds for each message, over the same time and until the queue is empty, of
                 all processes of each; `in all`: relayd's start and stop included
-    peak        of what is resident, summed over all processes, by a look every 0.2 s
+    peak        of what is resident, summed over all processes, by a look every 0.5 s
     first       milliseconds until the sink has the first message
 
 smtp-source is the limit: a C program that reads nothing from disk, writes nothing to it, and keeps 20 connections.
@@ -32,14 +32,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import fill, mta, postfix, processes
+from benchmarks.arrivals import PATIENCE, POLL, until
 from benchmarks.daemon import Daemon, settings
 from benchmarks.load import Load
 from benchmarks.postfix import SmtpSink
 from benchmarks.scratch import run, scratch
 from benchmarks.zone import nameserver
 
-PATIENCE = 300.0  # seconds for one run
-POLL = 0.005  # seconds between two looks at the counter
 QUICK = 400  # messages
 LOADS = {
     "one-domain": Load(messages=10_000),
@@ -119,21 +118,21 @@ def _relayd(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespa
     with nameserver(load.zone) as dns:
         tables = settings(spool, sink.port, dns, processes=words.processes, **keys)
         with Daemon(directory, tables) as daemon, processes.Watch(daemon.pid) as watch:
-            first, last = _taken(sink, load, lambda: daemon.runs)
-            if last is None:
+            arrived = until(sink, load.messages, lambda: daemon.runs)
+            if arrived.last is None:
                 daemon.give_up(f"has sent {sink.messages} of {load.messages} messages")
             daemon.wait_ready()
             ended = daemon.stop()
     if left := fill.waiting(spool):
         sys.exit(f"relayd: {left} messages are left in the queue")
-    since = min(daemon.ready_at, first)
+    since = min(daemon.ready_at, arrived.first)
     return Result(
-        seconds=last - since,
-        from_exec=last - daemon.began,
+        seconds=arrived.last - since,
+        from_exec=arrived.last - daemon.began,
         cpu=ended.cpu_since_ready,
         cpu_in_all=ended.cpu,
         peak=max(watch.peak, daemon.peak),
-        first=first - since,
+        first=arrived.first - since,
     )
 
 
@@ -145,14 +144,14 @@ def _postfix(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namesp
         before = processes.cpu(server.pid)
         with processes.Watch(server.pid) as watch:
             released = server.release()
-            first, last = _taken(sink, load, lambda: True)
+            arrived = until(sink, load.messages, lambda: True)
             end = time.monotonic() + PATIENCE
             while server.waiting and time.monotonic() < end:
                 time.sleep(POLL)
-            if last is None or server.waiting:
+            if arrived.last is None or server.waiting:
                 sys.exit(f"Postfix has {server.waiting} messages left, the sink {sink.messages}:\n{server.log}")
             cpu = processes.cpu(server.pid) - before
-    return Result(seconds=last - released, cpu=cpu, peak=watch.peak, first=first - released)
+    return Result(seconds=arrived.last - released, cpu=cpu, peak=watch.peak, first=arrived.first - released)
 
 
 def _source(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespace) -> Result:
@@ -161,18 +160,6 @@ def _source(directory: Path, sink: SmtpSink, load: Load, words: argparse.Namespa
 
 
 CLIENTS: dict[str, Client] = {"relayd": _relayd, "postfix": _postfix, "smtp-source": _source}
-
-
-def _taken(sink: SmtpSink, load: Load, runs: Callable[[], bool]) -> tuple[float, float | None]:
-    """Wait until the sink has all; return when it had the first and the last, None if it has not all."""
-    end = time.monotonic() + PATIENCE
-    first = 0.0
-    while (count := sink.messages) < load.messages and time.monotonic() < end and runs():
-        if count and not first:
-            first = time.monotonic()
-        time.sleep(POLL)
-    now = time.monotonic()
-    return first or now, now if sink.messages >= load.messages else None
 
 
 def _line(number: int, client: str, load: Load, result: Result) -> None:

@@ -35,6 +35,7 @@ from relayd.relay.settings import RelaySettings
 
 WARM = 200  # messages before the clock starts
 TICK = 0.001  # seconds of CPU between two samples
+QUICK = 500  # messages
 SHOWN = 30  # lines of a profile
 
 
@@ -65,7 +66,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=RelaySettings(hostname="x").pipeline_window)
     parser.add_argument("--repeat", type=int, default=1, help="runs of each")
     parser.add_argument("--profile", action="store_true", help="print where the client's CPU goes")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} messages, to see that it works")
     words = parser.parse_args()
+    words.messages = QUICK if words.quick else words.messages
     words.plans = [Plan(name) for name in words.plans]
     return words
 

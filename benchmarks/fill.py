@@ -21,20 +21,23 @@ from relayd.mail.events import Event
 from relayd.mail.message import Body, Message, arrival_of, new_id
 from relayd.mail.recipient import Recipient
 from relayd.spool.bodies import Bodies
-from relayd.spool.spool import Spool
+from relayd.spool.spool import Spool, make_directories
 
 BATCH = 5000  # messages in one commit
 APART = timedelta(milliseconds=1)
+ENDINGS = 1024  # of ids, each with a directory
 RECEIVED = "Received: by relay.example.org (relayd) id {};\r\n\tSun, 22 Nov 2026 08:00:00 +0000\r\n"
 
 
 def fill(root: Path, *loads: Load) -> None:
     """Put loads into the queue of a spool that no daemon has, one after the other."""
-    asyncio.run(_fill(root, loads))
+    asyncio.run(filled(root, loads))
 
 
-async def _fill(root: Path, loads: Sequence[Load]) -> None:
+async def filled(root: Path, loads: Sequence[Load]) -> None:
+    """Do what `fill` does, in a loop that runs."""
     now = datetime.now(UTC)
+    prepare(root)
     spool = await Spool.open(root, now=now, history=timedelta(days=3), events=_ignore)
     try:
         for load in loads:
@@ -69,16 +72,11 @@ def _messages(load: Load, numbers: Sequence[int], first: datetime) -> list[Messa
 
 def _write(bodies: Bodies, messages: Sequence[Message], content: bytes) -> None:
     for message in messages:
-        path = bodies.path(message.id)
-        try:
-            _create(path, content)
-        except FileNotFoundError:
-            path.parent.mkdir(mode=0o700)
-            _create(path, content)
+        _create(bodies.path(message.id), content)
     bodies.sync([message.id for message in messages], [])
 
 
-def _create(path: Path, content: bytes) -> None:
+def _create(path: str | Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, content)
@@ -87,9 +85,12 @@ def _create(path: Path, content: bytes) -> None:
 
 
 def prepare(root: Path) -> None:
-    """Make the directories of a drop, as an administrator would before the first start."""
-    for name in ("tmp", "new", "cur"):
-        (root / name).mkdir(parents=True, exist_ok=True)
+    """Make the directories of a spool, those of bodies too, as in one that has been used: to make one takes longer than
+    to take a message in."""
+    make_directories(root)
+    bodies, now = Bodies(root / "queue"), datetime.now(UTC)
+    for ending in range(ENDINGS):
+        bodies.path(new_id(now, ending)).parent.mkdir(mode=0o700, exist_ok=True)
 
 
 class Drop:
@@ -97,12 +98,13 @@ class Drop:
 
     def __init__(self, root: Path, load: Load) -> None:
         self._load = load
+        self._content = load.content
         self._tmp, self._new = f"{root}/tmp", f"{root}/new"
 
     def write(self, number: int) -> None:
         """Write a message in tmp/."""
         head = f"X-Sender: <{SENDER}>\r\nX-Receiver: <{self._load.recipient(number)}>\r\n".encode()
-        _create(Path(f"{self._tmp}/{number}.eml"), head + self._load.content)
+        _create(f"{self._tmp}/{number}.eml", head + self._content)
 
     def commit(self, number: int) -> None:
         """Rename a message that was written into new/."""

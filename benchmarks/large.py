@@ -38,8 +38,8 @@ import uvloop
 from benchmarks.sender import Cost, Sender, batches, body_of
 from benchmarks.sink import Sink, message
 from relayd.mail.delivery import Delivery
-from relayd.plugs import BodiesPort
 from relayd.relay.plans import Plan
+from relayd.relayers import BodiesPort
 from relayd.spool.bodies import Bodies
 
 MIB = 1024 * 1024
@@ -84,7 +84,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=4, help="at a time")
     parser.add_argument("--size", type=int, default=50 * MIB, help="octets of each message")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each")
+    parser.add_argument("--quick", action="store_true", help="messages of a MiB, to see that it works")
     words = parser.parse_args()
+    words.size = MIB if words.quick else words.size
     words.plans = [Plan(name) for name in words.plans]
     return words
 

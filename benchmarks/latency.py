@@ -58,7 +58,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--round-trip", type=float, default=ROUND_TRIP, help="seconds")
     parser.add_argument("--window", type=int, default=RelaySettings(hostname="x").pipeline_window)
     parser.add_argument("--unknown", action="store_true", help="to a server that nothing is known of")
+    parser.add_argument("--quick", action="store_true", help="few messages, to see that it works")
     words = parser.parse_args()
+    if words.quick:
+        words.connections, words.each = [2], [5]
     words.plans = [plan for plan in Plan if plan.value in words.plans]
     return words
 

@@ -17,7 +17,7 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of /proc/PID/stat
 PAGE = os.sysconf("SC_PAGE_SIZE")
-INTERVAL = 0.2  # seconds between two looks at memory
+INTERVAL = 0.5  # seconds between two looks at memory
 TRIES = 100  # looks until two in a row find the same processes
 CLOCK_OF_PROCESS = 2  # CPUCLOCK_SCHED of clock_getcpuclockid(3)
 
@@ -105,12 +105,14 @@ def descriptors(root: int) -> int:
 
 
 class Watch:
-    """Looks at a process and its descendants every `interval` seconds, for the time of a `with`, in a thread."""
+    """Looks at a process and its descendants every `interval` seconds, for the time of a `with`, in a thread: at their
+    memory, and at their descriptors if that is wanted, which takes longer."""
 
-    def __init__(self, root: int, interval: float = INTERVAL) -> None:
+    def __init__(self, root: int, interval: float = INTERVAL, *, descriptors: bool = False) -> None:
         self.samples: list[Sample] = []
         self._root = root
         self._interval = interval
+        self._descriptors = descriptors
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -129,6 +131,7 @@ class Watch:
 
     def _look(self) -> None:
         while True:
-            self.samples.append(Sample(time.monotonic(), resident(self._root), descriptors(self._root)))
+            opened = descriptors(self._root) if self._descriptors else 0
+            self.samples.append(Sample(time.monotonic(), resident(self._root), opened))
             if self._over.wait(self._interval):
                 return

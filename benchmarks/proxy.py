@@ -129,15 +129,17 @@ class _Way:
 
 
 class Proxy:
-    """A proxy in a process of its own, for the time of a `with`, before a server at `port` on loopback."""
+    """A proxy in a process of its own, for the time of a `with`, before a server at a port of 127.0.0.1.  It listens on
+    a free port of `address`."""
 
-    def __init__(self, server: int, round_trip: float = ROUND_TRIP) -> None:
+    def __init__(self, server: int, round_trip: float = ROUND_TRIP, address: str = "127.0.0.1") -> None:
         self._server = server
         self._round_trip = round_trip
+        self._address = address
 
     def __enter__(self) -> Self:
         self._pipe, theirs = multiprocessing.Pipe()
-        work = (theirs, self._server, self._round_trip)
+        work = (theirs, self._server, self._round_trip, self._address)
         self._process = multiprocessing.get_context("fork").Process(target=_serve, args=work, daemon=True)
         self._process.start()
         self.port: int = self._pipe.recv()
@@ -155,7 +157,7 @@ class Proxy:
         return seen
 
 
-def _serve(pipe: Connection, port: int, round_trip: float) -> None:
+def _serve(pipe: Connection, port: int, round_trip: float, address: str) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         seen = Travelled()
@@ -168,7 +170,7 @@ def _serve(pipe: Connection, port: int, round_trip: float) -> None:
             pipe.recv()
             pipe.send(seen)
 
-        server = await loop.create_server(new, "127.0.0.1", 0, backlog=BACKLOG)
+        server = await loop.create_server(new, address, 0, backlog=BACKLOG)
         loop.add_reader(pipe.fileno(), tell)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()

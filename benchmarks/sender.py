@@ -22,9 +22,9 @@ from relayd.mail.message import Body
 from relayd.mail.outcome import Delivered
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Host, Site, Target, TlsPolicy
-from relayd.plugs import Relayers
 from relayd.relay.ports import Bodies, Ports
 from relayd.relay.settings import RelaySettings
+from relayd.relayers import Relayers
 
 PIECE = 64 * 1024  # octets
 

@@ -20,10 +20,10 @@ import multiprocessing
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import cast
+from typing import Self, cast
 
 import uvloop
 
@@ -63,7 +63,7 @@ class Counts:
         )
 
 
-class _Session(asyncio.Protocol):
+class Session(asyncio.Protocol):
     """One client."""
 
     __slots__ = ("_answered", "_body", "_counts", "_greeting", "_last", "_left", "_missing", "_offer", "_transport")
@@ -169,10 +169,11 @@ class Sink:
         """`plan`: what it offers calls for it.  `tls`: from the first octet."""
         self.plan = plan
         self._tls = tls
+        self._session: Callable[[Counts, bytes], Session] = Session
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> Self:
         self._pipe, theirs = multiprocessing.Pipe()
-        work = (theirs, _offer(self.plan), self._tls)
+        work = (theirs, _offer(self.plan), self._tls, self._session)
         self._process = multiprocessing.get_context("fork").Process(target=_serve, args=work, daemon=True)
         self._process.start()
         self.port: int = self._pipe.recv()
@@ -205,7 +206,9 @@ def _offer(plan: Plan) -> bytes:
     return "".join(f"250{' ' if line is lines[-1] else '-'}{line}\r\n" for line in lines).encode()
 
 
-def _serve(pipe: Connection, offer: bytes, tls: ssl.SSLContext | None) -> None:
+def _serve(
+    pipe: Connection, offer: bytes, tls: ssl.SSLContext | None, session: Callable[[Counts, bytes], Session]
+) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         counts = Counts()
@@ -215,7 +218,7 @@ def _serve(pipe: Connection, offer: bytes, tls: ssl.SSLContext | None) -> None:
             counts.cpu = time.process_time()
             pipe.send(counts)
 
-        server = await loop.create_server(lambda: _Session(counts, offer), "127.0.0.1", 0, ssl=tls, backlog=BACKLOG)
+        server = await loop.create_server(lambda: session(counts, offer), "127.0.0.1", 0, ssl=tls, backlog=BACKLOG)
         loop.add_reader(pipe.fileno(), tell)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()

@@ -10,7 +10,7 @@ import asyncio
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -90,5 +90,5 @@ def _serve(pipe: Connection, zone: Zone, host: str, port: int) -> None:
             pipe.send(dns.address)
             await asyncio.Event().wait()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

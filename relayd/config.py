@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.address import Address, check_local_part, parse_domain
+from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
@@ -34,10 +35,11 @@ from relayd.schedule.rate import Rate
 from relayd.schedule.settings import SiteLimits, SiteRule
 
 Octets = Annotated[int, "octets"]
+OrNone = Annotated[int, "0 is allowed, and means none"]
 T = TypeVar("T")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+MAX_PROCESSES = 64
+
 _SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
 _FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -66,6 +68,7 @@ class RelaySection:
     history: timedelta = timedelta(days=3)
     active_limit: int = 20_000
     pipeline_window: int = 16
+    processes: OrNone = 0
     source_address: str | tuple[str, ...] = ""
     address_family: AddressFamily = AddressFamily.ANY
 
@@ -236,6 +239,8 @@ class _Reader:
                 self._mistake(f"relay.{key}", str(error))
         if not 0 < relay.port < 65536:
             self._mistake("relay.port", f"a port is a number from 1 to 65535, not {relay.port}")
+        if not 0 <= relay.processes <= MAX_PROCESSES:
+            self._mistake("relay.processes", f"must be from 0 to {MAX_PROCESSES}, not {relay.processes}")
         self._check_addresses("relay.source_address", _listed(relay.source_address))
 
     def _check_addresses(self, key: str, addresses: tuple[str, ...]) -> None:
@@ -379,13 +384,6 @@ def _from_words(hint: Any, value: Any) -> Any:
     if hint in (int, int | None) and type(value) is int and value < 1:
         raise ValueError(f"must be 1 or more, not {value}")
     return value
-
-
-def parse_duration(value: Any) -> timedelta:
-    """Return the time that `"500ms"`, `"30s"`, `"5m"`, `"4h"`, `"5d"` name; ValueError for anything else."""
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-    raise ValueError(f'must be a duration as "30s", "5m", "4h" or "5d", not {value!r}')
 
 
 def parse_size(value: Any) -> int:

@@ -9,6 +9,7 @@ within `stop_grace`, outcomes to disk, leases given back, the lock.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -30,8 +31,9 @@ from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
-from relayd.plugs import BodiesPort, InHandPort, LedgerPort, NotificationsPort, Relayers
+from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
+from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
@@ -46,11 +48,14 @@ from relayd.settings import (
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
+from relayd.workers.pool import Pool
+from relayd.workers.ports import PoolPorts, Premises
 
 STDERR = 2
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
+GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
 def run(config: Config, *, once: bool) -> int:
@@ -75,6 +80,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._identity = _identity(config)
+        self._processes = config.relay.processes
         self._counters = Counters()
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
@@ -91,10 +97,9 @@ class Daemon:
                 self._events(Warned(about="relay.hostname", detail=self._identity.warning))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
-            await stack.enter_async_context(
-                listen(self._config.spool / "control", self._manager.operator_changed_queue)
-            )
+            await stack.enter_async_context(listen(self._config.spool / "control", self._operator_changed_queue))
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
+            _rest_from_garbage()
             self._supervisor.ready()
             await self._relay(once)
             waits = once and await self._anything_waits(spool)
@@ -132,14 +137,7 @@ class Daemon:
             events=self._events,
             retry_due=lambda at: self._manager.retry_due(at),
         )
-        ports = Ports(
-            addresses=self._router,
-            reports=self._attempts,
-            bodies=BodiesPort(spool.bodies),
-            in_hand=InHandPort(spool.notes),
-            withdrawn=lambda message_id: self._manager.withdrawn(message_id),
-        )
-        self._relayers = Relayers(relay_settings(self._config, self._identity), ports, now)
+        self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
         self._manager = RelayManager(
             manager_settings(self._config),
@@ -152,12 +150,49 @@ class Daemon:
             new_relayer=self._relayers.new,
             clock=now,
             events=self._events,
+            tell_withdrawn=self._relayers.withdraw if isinstance(self._relayers, Pool) else lambda message_ids: None,
         )
         self._assembled = True
         await self._take_up(spool)
         self._attempts.start()
         stack.push_async_callback(self._attempts.close)
         await self._manager.restore()
+        if isinstance(self._relayers, Pool):
+            await self._relayers.begun()
+
+    def _in_process(self, spool: Spool) -> Relayers:
+        """Let relayers run here."""
+        ports = Ports(
+            addresses=self._router,
+            reports=self._attempts,
+            bodies=BodiesPort(spool.bodies),
+            in_hand=InHandPort(spool.notes),
+            withdrawn=lambda message_id: self._manager.withdrawn(message_id),
+        )
+        return Relayers(relay_settings(self._config, self._identity), ports, now)
+
+    def _pool(self, spool: Spool) -> Pool:
+        """Let relayers run in workers, which start while the rest is built."""
+        premises = Premises(
+            bodies=spool.root / "queue", lock=spool.lock_descriptor, notes=spool.notes.of_worker, boot=spool.notes.boot
+        )
+        ports = PoolPorts(
+            reports=self._attempts,
+            addresses=self._router,
+            bury=spool.queue.bury,
+            premises=premises,
+            clock=now,
+            events=self._events,
+        )
+        pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
+        pool.start()
+        return pool
+
+    async def _operator_changed_queue(self) -> None:
+        """On return nothing that an operator withdrew will be started, here or in a worker."""
+        await self._manager.operator_changed_queue()
+        if isinstance(self._relayers, Pool):
+            await self._relayers.noticed()
 
     async def _take_up(self, spool: Spool) -> None:
         """Put back what a crash left half taken in of other owners' files."""
@@ -217,6 +252,9 @@ class Daemon:
                 self._events(Degraded(part="configuration", reason=mistake))
             self._events(Lifecycle(state="not-reloaded", detail="the configuration before stays in force"))
         else:
+            if config.relay.processes != self._processes:
+                detail = f"relayd goes on with {self._processes}; restart it to have {config.relay.processes}"
+                self._events(Warned(about="relay.processes", detail=detail))
             self._config, self._identity = config, _identity(config)
             if self._assembled:
                 self._use(config)
@@ -231,6 +269,14 @@ class Daemon:
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
+
+
+def _rest_from_garbage() -> None:
+    """Leave what is there by now out of all collections, and make full ones rare: with a long queue each would stop the
+    loop for a tenth of a second.  What dies young, as nearly everything here does, is collected as before."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def _identity(config: Config) -> Identity:

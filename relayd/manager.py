@@ -37,6 +37,7 @@ from relayd.tasks import Tasks
 WATCHES = 10  # looks at the relayers in the time after which one is given up
 SHORTEST_SLEEP = 0.01  # seconds between two rounds that nobody asked for
 IDLE_SHARE = 20  # a look for due mail that took a second is not repeated for so many, but for an operator
+CLEANING = timedelta(seconds=3)  # for the bodies of what was delivered last, when stopping
 RECORDING = timedelta(seconds=5)  # for outcomes that the queue has not taken when a stop aborts the rest
 
 
@@ -65,6 +66,7 @@ class RelayManager:
         new_relayer: Callable[[Site], Relayer],
         clock: Callable[[], datetime],
         events: Events,
+        tell_withdrawn: Callable[[frozenset[str]], None] = lambda message_ids: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -75,6 +77,7 @@ class RelayManager:
         self._attempts = attempts
         self._clock = clock
         self._events = events
+        self._tell_withdrawn = tell_withdrawn
         self._monotonic = monotonic
         self._health = Health(events)
         self._tasks = Tasks(self._health)
@@ -86,6 +89,7 @@ class RelayManager:
             claims=self._claims,
             attempts=attempts,
             tasks=self._tasks,
+            health=self._health,
             clock=clock,
             ready=self._start_relayers_soon,
             changed=self.wake,
@@ -137,8 +141,8 @@ class RelayManager:
         return message_id in self._withdrawn
 
     async def operator_changed_queue(self) -> None:
-        """Take notice of what the command line did; on return nothing that it withdrew will be started."""
-        self._withdrawn = await self._queue.withdrawn()
+        """Take notice of what the command line did; on return nothing that it withdrew will be started here."""
+        await self._look_for_withdrawn()
         backing_off = {known.site for known in await self._queue.sites()}
         for site in [key for key in self._scheduler.failing() if key not in backing_off]:
             self._scheduler.recovered(site, self._clock())
@@ -206,7 +210,9 @@ class RelayManager:
                     await _first(asyncio.wait(self._relaying), hurry.wait())
         if pending := await self._tasks.cancel(RECORDING):
             self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
-        await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
+        with suppress(TimeoutError):  # the next start goes on with it
+            async with asyncio.timeout(CLEANING.total_seconds()):
+                await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round
 
@@ -256,9 +262,13 @@ class RelayManager:
     async def _sweep(self) -> None:
         """Promise 2: what ends a message by the clock does not depend on relayers or on check_state."""
         now = self._clock()
-        self._withdrawn = await self._queue.withdrawn()
+        await self._look_for_withdrawn()
         await self._claims.keep(now)
         await self._attempts.sweep(now)
+
+    async def _look_for_withdrawn(self) -> None:
+        self._withdrawn = await self._queue.withdrawn()
+        self._tell_withdrawn(self._withdrawn)
 
     async def _clean_up(self) -> None:
         """Apart from `_sweep`, which may wait for room on the disk, while this makes some."""

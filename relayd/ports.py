@@ -14,6 +14,7 @@ from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.reply import Reply
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
 
@@ -111,10 +112,16 @@ class Ended(Protocol):
     def settled(self) -> int: ...
 
     @property
+    def delivered(self) -> int: ...
+
+    @property
     def failure(self) -> Deferred | Failed | None: ...
 
     @property
     def peer(self) -> str: ...
+
+    @property
+    def throttled(self) -> Reply | None: ...
 
 
 class Relayer(Protocol):

@@ -6,6 +6,7 @@ What the reader must not break:
     A turn is ended in the scheduler exactly once, and its slot released.
     A site that is out of reach costs one message's attempt and one row of its own, however much mail waits for it:
     what else was claimed for it is given back as it was.
+    A site that throttles us and takes nothing is left alone as well: not every message is sent for the same answer.
     A relayer that shows no sign of life for longer than any wait of its own allows is cancelled, told of, and its
     mail tried again: nothing gets stuck for want of a timeout.
 """
@@ -20,8 +21,9 @@ from datetime import datetime, timedelta
 from relayd.claims import Claims
 from relayd.mail.delivery import Delivery
 from relayd.mail.events import Events, Trouble
-from relayd.mail.outcome import Deferred, Failed
-from relayd.mail.reply import EnhancedStatus
+from relayd.mail.outcome import Deferred, Failed, Scope
+from relayd.mail.refusal import Refusal, refusal, stated_connections
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Site
 from relayd.ports import Attempts, Ended, Relayer
 from relayd.routes import Routes
@@ -111,8 +113,10 @@ class Relays:
                 await self._failed(site, failure, ended, course)
             case Failed() as failure:
                 await self._attempts.unroutable(ended.undone, failure)
+            case None if ended.throttled and not ended.delivered:
+                await self._throttled(site, ended.throttled, ended, course)
             case None:
-                await self._served(site, ended.undone)
+                await self._served(site, ended)
         return course
 
     async def _run(self, site: str, relayer: Relayer, deliveries: list[Delivery]) -> Ended:
@@ -145,11 +149,20 @@ class Relays:
         self._scheduler.failed(site, retry_at, str(failure), self._clock())
         await self._return(site, ended.undone[1:])
 
-    async def _served(self, site: str, undone: Sequence[Delivery]) -> None:
-        if self._scheduler.failures(site):
+    async def _throttled(self, site: str, reply: Reply, ended: Ended, course: Course) -> None:
+        """The site took nothing because we send too much: trying the next message at once would be more of it."""
+        failure = Deferred(reply, Scope.HOST)
+        if course.complaint and not self._scheduler.refused(site, course.complaint, self._clock()):
+            retry_at = await self._attempts.site_failed(site, failure, (), peer=ended.peer)
+            self._scheduler.failed(site, retry_at, str(failure), self._clock())
+        await self._return(site, ended.undone)
+
+    async def _served(self, site: str, ended: Ended) -> None:
+        """The site took mail, or nobody asked it to: an operator took all back, or a worker died."""
+        if ended.settled and self._scheduler.failures(site):
             self._scheduler.recovered(site, self._clock())
             await self._attempts.site_recovered(site)
-        await self._return(site, undone)
+        await self._return(site, ended.undone)
 
     async def _return(self, site: str, undone: Sequence[Delivery]) -> None:
         """Give back what was not tried; it is due as before."""
@@ -160,4 +173,11 @@ class Relays:
 
 
 def _course(ended: Ended, took: timedelta) -> Course:
-    return Course(settled=ended.settled, took=took)
+    return Course(settled=ended.settled, took=took, complaint=_complaint(ended.throttled))
+
+
+def _complaint(reply: Reply | None) -> Complaint | None:
+    if reply is None:
+        return None
+    crowded = refusal(reply) is Refusal.CROWDED
+    return Complaint(crowded=crowded, why=str(reply), stated=stated_connections(reply))

@@ -13,11 +13,12 @@ What the reader must not break:
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from relayd.claims import Claims
+from relayd.health import Health
 from relayd.mail.message import Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
@@ -41,6 +42,7 @@ class Routes:
         claims: Claims,
         attempts: Attempts,
         tasks: Tasks,
+        health: Health,
         clock: Callable[[], datetime],
         ready: Callable[[], None],
         changed: Callable[[], None],
@@ -54,8 +56,9 @@ class Routes:
         self._clock = clock
         self._ready = ready
         self._changed = changed
-        self._slots = asyncio.Semaphore(LOOK_UPS)
-        self._waiting: Counter[str] = Counter()
+        self._health = health
+        self._pending: deque[str] = deque()  # not begun
+        self._waiting: dict[str, int] = {}  # recipients of those that are pending or being looked up
         self._looking_up: set[asyncio.Task[None]] = set()
         self._sites: dict[str, Site] = {}
         self._written: OrderedDict[str, str] = OrderedDict()
@@ -92,7 +95,9 @@ class Routes:
             self._waiting[destination] += recipients
         elif len(self._waiting) < self._scheduler.settings.active_limit:
             self._waiting[destination] = recipients
-            self._tasks.start("routes", self._route(destination), among=self._looking_up, about=destination)
+            self._pending.append(destination)
+            if len(self._looking_up) < LOOK_UPS:
+                self._tasks.start("routes", self._look_up(), among=self._looking_up)
 
     async def write_down(self) -> None:
         """Record where mail goes, of what was looked up since the last call."""
@@ -100,12 +105,18 @@ class Routes:
         if unwritten:
             await self._queue.routed(unwritten, self._clock())
 
+    async def _look_up(self) -> None:
+        """Look up one after the other until none is pending."""
+        while self._pending:
+            destination = self._pending.popleft()
+            await self._health.guarded("routes", self._route(destination), destination)
+            await asyncio.sleep(0)  # an answer that is remembered keeps nobody waiting, and ten thousand must not
+
     async def _route(self, destination: str) -> None:
         try:
             if self._scheduler.verdict(unresolved(destination), self._clock()):
                 return
-            async with self._slots:
-                where = await self._router.route(destination)
+            where = await self._router.route(destination)
         finally:
             recipients = self._waiting.pop(destination)
             self._changed()

@@ -10,6 +10,8 @@ from relayd.route.settings import RouteSettings
 from relayd.schedule.settings import ScheduleSettings
 from relayd.submission.settings import SubmissionSettings
 
+WATCHDOG = 2  # times the longest wait for a server: a relayer that is silent for longer hangs
+
 
 def route_settings(config: Config, identity: Identity) -> RouteSettings:
     """Return the router's settings."""
@@ -53,7 +55,11 @@ def submission_settings(config: Config, identity: Identity) -> SubmissionSetting
 
 def manager_settings(config: Config) -> ManagerSettings:
     """Return the manager's settings."""
-    return ManagerSettings(check_interval=config.relay.check_interval, max_connections=config.relay.max_connections)
+    return ManagerSettings(
+        check_interval=config.relay.check_interval,
+        max_connections=config.relay.max_connections,
+        watchdog=config.timeouts.longest_silence * WATCHDOG,
+    )
 
 
 def relay_settings(config: Config, identity: Identity) -> RelaySettings:

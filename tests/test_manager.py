@@ -24,7 +24,9 @@ from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
 from relayd.manager import ManagerSettings, RelayManager
+from relayd.schedule.scheduler import MANY
 from relayd.schedule.settings import ScheduleSettings
+from relayd.spool.claims import MAX_COUNTED
 from tests.support.managed import (
     BODY,
     APickup,
@@ -520,3 +522,7 @@ async def test_the_longer_a_look_for_due_mail_takes_the_rarer_it_is() -> None:
         await a_while()
 
     assert world.looks <= 4
+
+
+def test_the_scheduler_takes_no_count_for_many_that_the_queue_could_have_ended_at() -> None:
+    assert MANY <= MAX_COUNTED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.events import Trouble
 from relayd.mail.outcome import Deferred, Scope
-from relayd.mail.reply import EnhancedStatus
+from relayd.mail.reply import EnhancedStatus, Reply
 from tests.support.managed import ARelayer, Ended, World, managing, until
 
 REFUSED = Deferred(scope=Scope.HOST, reason="connection refused", status=EnhancedStatus(4, 4, 1))
@@ -110,3 +110,52 @@ async def test_stopping_while_a_relayer_hangs_does_not_wait_for_the_watchdog() -
             await manager.stop(hurry, timedelta(hours=1))
 
     assert not world.settled
+
+
+RATE_LIMITED = Reply(451, "rate limited", EnhancedStatus(4, 7, 28))
+
+
+async def test_a_site_that_throttles_and_takes_nothing_is_left_alone() -> None:
+    def throttle(deliveries: Sequence[Delivery]) -> Ended:
+        return Ended(undone=deliveries[1:], settled=1, throttled=RATE_LIMITED)
+
+    world = World(waiting={"strict.test": 100}, relay=throttle)
+    world.gate.set()
+    async with managing(world, max_connections_per_site=1):
+        await until(lambda: world.failed)
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+
+    assert world.failed == ["strict.test"]
+    assert world.waiting["strict.test"] == 99
+
+
+async def test_a_site_that_throttles_but_takes_mail_goes_on_with_fewer_connections() -> None:
+    def throttle(deliveries: Sequence[Delivery]) -> Ended:
+        return Ended(undone=deliveries[5:], settled=5, delivered=4, throttled=RATE_LIMITED)
+
+    world = World(waiting={"strict.test": 100}, relay=throttle)
+    world.gate.set()
+    async with managing(world, max_connections_per_site=8) as manager:
+        await until(lambda: world.waiting["strict.test"] == 0)
+        allowed = manager._scheduler.state_of("strict.test").window.size
+
+    assert not world.failed
+    assert allowed == 4
+
+
+async def test_a_run_that_settled_nothing_is_no_sign_that_a_site_works_again() -> None:
+    failures: list[int] = []
+
+    def relay(deliveries: Sequence[Delivery]) -> Ended:
+        failures.append(manager._scheduler.failures("restored.test"))
+        return Ended(undone=deliveries) if len(failures) == 1 else Ended(settled=len(deliveries))
+
+    world = World(waiting={"restored.test": 1}, relay=relay)
+    world.gate.set()
+    async with managing(world, clock=lambda: datetime.now(UTC) + timedelta(hours=2)) as manager:
+        await manager.restore()
+        await until(lambda: world.sent)
+        await until(lambda: not manager._scheduler.failures("restored.test"))
+
+    assert failures == [3, 3]

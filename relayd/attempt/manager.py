@@ -132,7 +132,7 @@ class AttemptManager:
         return BackOff(
             site=site_key,
             failures=failures,
-            retry_at=site_retry(self._settings, failures, now, jitter=self._jitter()),
+            retry_at=site_retry(self._settings, failures, now, jitter=self._jitter(), reply=failure.reply),
             since=known.since if known else now,
             reply=single_line(str(failure)),
             dsn=str(failure.dsn),
@@ -151,7 +151,8 @@ class AttemptManager:
         self._sites[known.site] = known
 
     async def sweep(self, now: datetime) -> None:
-        """Fail what is older than its lifetime, and owe warnings for what waits long; returns when that is durable.
+        """Fail what is past its lifetime or its deadline, and owe warnings for what waits long; returns when that is
+        durable.
 
         Driven by the clock alone: nothing gets stuck because nothing is tried.  A sweep that finds another one at
         work leaves it to that.
@@ -174,12 +175,11 @@ class AttemptManager:
         before = now - self._settings.lifetime
         until = now + self._bounds.expiry_lease
         while deliveries := await self._ledger.expire(before, self._bounds.sweep, now, until=until):
-            await _all(self._commit(settle_expired(delivery), now) for delivery in deliveries)
+            await _all(self._commit(settle_expired(delivery, now), now) for delivery in deliveries)
 
     async def _warn(self, now: datetime) -> None:
-        if not self._settings.warn_after:
-            return
-        while await self._ledger.warn(now - self._settings.warn_after, self._bounds.sweep):
+        before = now - self._settings.warn_after if self._settings.warn_after else None
+        while await self._ledger.warn(before, self._bounds.sweep, now):
             self._notifier.wake()
 
     async def _forget_sites(self, now: datetime) -> None:

@@ -49,7 +49,7 @@ def build(notice: Notice, original: bytes, *, hostname: str, retried_until: date
         notice: what is owed, to whom.
         original: the first `octets_needed(notice)` octets of the original's file; less, if they cannot be had.
         hostname: our own name, or an address literal.
-        retried_until: the end of the original's lifetime, told in a delay notice.
+        retried_until: the end of the original's lifetime, or its deadline, told in a delay notice.
 
     Raises:
         ValueError: if the notice's id is not a queue id.

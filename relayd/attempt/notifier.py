@@ -143,7 +143,7 @@ class Notifier:
         tell(self._events, event)
 
     def _until(self, notice: Notice) -> datetime:
-        return expires(self.retry, notice.arrived)
+        return expires(self.retry, notice.arrived, notice.deadline)
 
     async def _original(self, notice: Notice) -> bytes:
         try:

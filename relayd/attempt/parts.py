@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from relayd.mail.address import Address
-from relayd.mail.message import Body
+from relayd.mail.message import Body, arrival_of
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Action, Notice
 
@@ -41,6 +41,13 @@ _HAPPENED = {
     Action.RELAYED: "Your message of {arrived} was passed on for the recipients below, to a server that does not "
     "itself tell of deliveries. You may hear no more of it.",
 }
+_HAPPENED_BY_DEADLINE = {
+    Action.DELAYED: "Your message of {arrived} has not been delivered to the recipients below by its deadline, "
+    "{deadline}. It will be tried until {until}; there is no need to send it again.",
+    Action.RELAYED: "Your message of {arrived}, to be delivered by {deadline}, was passed on for the recipients below. "
+    "The next server may not keep to the deadline, nor tell of a delivery: you may hear no more of it.",
+}
+_MISSED = "4.4.7"  # RFC 2852 section 4.1: what a delay past the deadline is told with, whatever a server said
 _DEFAULT_STATUS = {Action.FAILED: "5.0.0", Action.DELAYED: "4.0.0", Action.RELAYED: "2.0.0"}
 _MAYBE = "A connection broke off before the answer came, so it may have arrived all the same."
 
@@ -61,12 +68,29 @@ def printable(text: str, limit: int = MAX_VALUE) -> str:
 
 def explanation(notice: Notice, *, hostname: str, retried_until: datetime) -> Part:
     """Return the part for people: what happened, to whom, what the server said, what comes next."""
-    happened = _HAPPENED[notice.action].format(arrived=_date(notice.arrived), until=_date(retried_until))
+    happened = _happened(notice).format(
+        arrived=_date(notice.arrived),
+        until=_date(retried_until),
+        deadline=_date(notice.deadline.at) if notice.deadline else "",
+    )
     paragraphs = [f"This is the mail relay {printable(hostname)}.", *textwrap.wrap(happened, 76)]
     paragraphs.insert(1, "")
     for recipient in notice.recipients:
         paragraphs += ["", f"<{recipient.address}>", *_told(recipient)]
     return _text("\r\n".join((*paragraphs, "")))
+
+
+def _happened(notice: Notice) -> str:
+    asked = notice.action is Action.RELAYED and notice.deadline is not None and notice.deadline.by
+    return (_HAPPENED_BY_DEADLINE if asked or _missed(notice) else _HAPPENED)[notice.action]
+
+
+def _missed(notice: Notice) -> bool:
+    """Whether it tells of a delay because a deadline has passed: the id of a notice has the time of the debt."""
+    deadline = notice.deadline
+    if notice.action is not Action.DELAYED or deadline is None or deadline.ends:
+        return False
+    return notice.arrived < deadline.at <= arrival_of(notice.id)
 
 
 def _told(recipient: Recipient) -> Iterator[str]:
@@ -106,6 +130,8 @@ def _message_fields(notice: Notice, hostname: str) -> Iterator[tuple[str, str]]:
         yield "Original-Envelope-Id", printable(_from_xtext(notice.envid))
     yield "Reporting-MTA", f"dns; {printable(hostname)}"
     yield "Arrival-Date", _date(notice.arrived)
+    if notice.deadline is not None:
+        yield "Deliver-By-Date", _date(notice.deadline.at)  # RFC 2852
 
 
 def _recipient_fields(recipient: Recipient, notice: Notice, until: datetime) -> Iterator[tuple[str, str]]:
@@ -114,7 +140,8 @@ def _recipient_fields(recipient: Recipient, notice: Notice, until: datetime) -> 
     yield "Final-Recipient", _final_recipient(recipient.address)
     yield "Action", notice.action.value
     known = _STATUS.fullmatch(recipient.dsn)
-    yield "Status", recipient.dsn if known else _DEFAULT_STATUS[notice.action]
+    told = recipient.dsn if known else _DEFAULT_STATUS[notice.action]
+    yield "Status", _MISSED if _missed(notice) else told
     if host := _host(recipient.peer):
         yield "Remote-MTA", f"dns; {host}"
     if reply := printable(recipient.reply):

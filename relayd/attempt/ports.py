@@ -32,13 +32,14 @@ class Ledger(Protocol):
     async def drop_notice(self, notice_id: str) -> None:
         """Forget a notice that has become untrue."""
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
-        """Owe a delay notice, once per message, for what arrived before and still waits.  Return how many."""
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
+        """Owe a delay notice, once per message, for what arrived before (None: for nothing) and still waits, and once
+        for what waits past a deadline of which only to tell.  Return how many."""
 
     async def expire(
         self, arrived_before: datetime, limit: int, now: datetime, *, until: datetime
     ) -> Sequence[Delivery]:
-        """Claim what arrived before and is neither final, held nor in flight."""
+        """Claim what arrived before, or is past a deadline that ends it, and is neither final, held nor in flight."""
 
 
 class Notifications(Protocol):

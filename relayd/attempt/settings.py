@@ -20,13 +20,14 @@ class RetrySettings:
     first: timedelta = timedelta(minutes=1)  # after the first attempt
     factor: float = 2.0  # each further delay is this many times the one before
     max: timedelta = timedelta(hours=1)  # no delay is longer
+    greylist: timedelta = timedelta(minutes=5)  # after a greylisting that names no time
     lifetime: timedelta = timedelta(days=5)  # then what still waits fails
     warn_after: timedelta = timedelta(hours=4)  # then the sender is told of the delay, once; 0: never
 
     def __post_init__(self) -> None:
         nothing = timedelta()
-        if self.first <= nothing or self.lifetime <= nothing:
-            raise ValueError("first and lifetime must be longer than 0s")
+        if min(self.first, self.lifetime, self.greylist) <= nothing:
+            raise ValueError("first, lifetime and greylist must be longer than 0s")
         if not 1.0 <= self.factor <= MAX_FACTOR:
             raise ValueError(f"factor must be between 1 and {MAX_FACTOR:.0f}")
         if self.max < self.first:

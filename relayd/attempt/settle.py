@@ -3,7 +3,8 @@
 Pure: time and chance are arguments.  Invariants, checked by tests/attempt/test_settle.py:
 
     A message from `<>` never owes a notice (RFC 5321 section 4.5.5); NOTIFY=NEVER is obeyed (RFC 3461 section 4.1).
-    A deferral is due after now, and not after the end of the message's lifetime; past that it is a failure.
+    A deferral is due after now, and not after the end of the message's lifetime, or the deadline that ends it; past
+    that it is a failure.
     A recipient that was marked a possible duplicate stays marked.
     `Recipient.reply` is one line of at most `MAX_REPLY` printable characters, whatever the server said.
 """
@@ -14,10 +15,10 @@ import re
 from datetime import datetime
 from typing import assert_never
 
-from relayd.attempt.retry import expired, expires, next_attempt
+from relayd.attempt.retry import before_deadline, expired, expires, next_attempt
 from relayd.attempt.settings import RetrySettings
-from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
@@ -46,41 +47,53 @@ def settle(attempt: Attempt, retry: RetrySettings, now: datetime, *, jitter: flo
     return Settlement(
         delivery=delivery,
         recipients=recipients,
-        notices=_notices(delivery.reverse_path, recipients, relays_dsn=attempt.relays_dsn),
+        notices=_notices(delivery, recipients, attempt),
     )
 
 
-def settle_expired(delivery: Delivery) -> Settlement:
+def settle_expired(delivery: Delivery, now: datetime) -> Settlement:
     """Return how the recipients of a delivery stand whose time is over: failed, with what was said last.
 
     This is no attempt: number, time and peer of the last one stay.
     """
-    recipients = tuple(
-        recipient.changed(Status.FAILED, due=None, dsn=str(EXPIRED), reply=_expired_reply(recipient.reply))
-        for recipient in delivery.recipients
-    )
-    notices = _notices(delivery.reverse_path, recipients, relays_dsn=False)
-    return Settlement(delivery=delivery, recipients=recipients, notices=notices)
+    recipients = tuple(_ended(recipient, delivery.deadline, now) for recipient in delivery.recipients)
+    return Settlement(delivery=delivery, recipients=recipients, notices=_notices(delivery, recipients, None))
 
 
 def _settled(attempt: Attempt, recipient: Recipient, retry: RetrySettings, now: datetime, jitter: float) -> Recipient:
     outcome = attempt.outcomes[recipient.number]
+    arrived, deadline = attempt.delivery.arrived, attempt.delivery.deadline
     tried = recipient.attempts if _of_the_site(outcome, attempt) else recipient.attempts + 1
     match outcome:
         case Delivered():
             return _after(attempt, recipient, outcome, Status.DELIVERED, attempts=tried)
-        case Deferred() if expired(retry, attempt.delivery.arrived, now):
+        case Deferred() if expired(retry, arrived, now, deadline):
             settled = _after(attempt, recipient, outcome, Status.DEFERRED, attempts=tried)
-            return settled.changed(Status.FAILED, dsn=str(EXPIRED), reply=_expired_reply(settled.reply))
+            return settled.changed(Status.FAILED, dsn=str(EXPIRED), reply=_expired_reply(settled.reply, deadline, now))
         case Deferred():
             due = attempt.retry_at if outcome.scope is Scope.HOST else None
-            due = due or next_attempt(retry, tried, now, jitter=jitter)
-            due = min(due, expires(retry, attempt.delivery.arrived))
+            due = due or before_deadline(
+                next_attempt(retry, tried, now, jitter=jitter, reply=outcome.reply), deadline, now
+            )
+            due = min(due, expires(retry, arrived, deadline))
             return _after(attempt, recipient, outcome, Status.DEFERRED, attempts=tried, due=due)
+        case Failed() if _untried(outcome, deadline, now):
+            return _ended(recipient, deadline, now)
         case Failed():
             return _after(attempt, recipient, outcome, Status.FAILED, attempts=tried)
         case _:
             assert_never(outcome)
+
+
+def _untried(outcome: Failed, deadline: Deadline | None, now: datetime) -> bool:
+    """Whether a relayer left it alone because its deadline had passed: that is no attempt."""
+    over = deadline is not None and deadline.over(now)
+    return over and outcome.reply is None and outcome.status == EXPIRED
+
+
+def _ended(recipient: Recipient, deadline: Deadline | None, now: datetime) -> Recipient:
+    reply = _expired_reply(recipient.reply, deadline, now)
+    return recipient.changed(Status.FAILED, due=None, dsn=str(EXPIRED), reply=reply)
 
 
 def _of_the_site(outcome: Outcome, attempt: Attempt) -> bool:
@@ -111,23 +124,35 @@ def _after(
     )
 
 
-def _notices(sender: Address | None, recipients: tuple[Recipient, ...], *, relays_dsn: bool) -> dict[int, Action]:
-    if sender is None:
+def _notices(delivery: Delivery, recipients: tuple[Recipient, ...], attempt: Attempt | None) -> dict[int, Action]:
+    if delivery.reverse_path is None:
         return {}
-    actions = {recipient.number: _action(recipient, relays_dsn) for recipient in recipients}
+    actions = {recipient.number: _action(recipient, delivery.deadline, attempt) for recipient in recipients}
     return {number: action for number, action in actions.items() if action}
 
 
-def _action(recipient: Recipient, relays_dsn: bool) -> Action | None:
+def _action(recipient: Recipient, deadline: Deadline | None, attempt: Attempt | None) -> Action | None:
     wanted = Notify.FAILURE if recipient.notify is None else recipient.notify
     if recipient.status is Status.FAILED and Notify.FAILURE in wanted:
         return Action.FAILED
-    if recipient.status is Status.DELIVERED and Notify.SUCCESS in wanted and not relays_dsn:
+    if recipient.status is not Status.DELIVERED or attempt is None:
+        return None
+    if Notify.SUCCESS in wanted and not attempt.relays_dsn:
+        return Action.RELAYED
+    if Notify.NEVER not in wanted and deadline is not None and _told_when_relayed(deadline, attempt):
         return Action.RELAYED
     return None
 
 
-def _expired_reply(last: str) -> str:
+def _told_when_relayed(deadline: Deadline, attempt: Attempt) -> bool:
+    """RFC 2852 section 4.1.4: where a trace was asked for, and where who has it now will not tell of a delay."""
+    unwatched = deadline.mode is DeadlineMode.NOTIFY and not attempt.relays_deadline
+    return deadline.trace or unwatched
+
+
+def _expired_reply(last: str, deadline: Deadline | None, now: datetime) -> str:
+    if deadline is not None and deadline.over(now):
+        return deadline.missed(last)[:MAX_REPLY]
     return (EXPIRED_WORDS + last)[:MAX_REPLY] if last else NEVER_TRIED
 
 

@@ -25,10 +25,13 @@ def summary(found: Listed | HistoryRow) -> dict[str, Any]:
             "held": False,
             "hold_reason": "",
             "in_flight": False,
+            "deadline": None,
+            "deadline_mode": None,
             "finished": iso_time(found.finished),
             "recipients": [_recipient(recipient) for recipient in found.recipients],
         }
     message = found.message
+    deadline = message.envelope.deadline
     return {
         "id": message.id,
         "arrived": iso_time(message.arrived),
@@ -37,6 +40,8 @@ def summary(found: Listed | HistoryRow) -> dict[str, Any]:
         "held": message.held,
         "hold_reason": found.hold_reason,
         "in_flight": found.in_flight,
+        "deadline": iso_time(deadline.at) if deadline else None,
+        "deadline_mode": deadline.mode.value if deadline else None,
         "finished": None,
         "recipients": [_recipient(recipient) for recipient in message.envelope.recipients],
     }
@@ -95,6 +100,8 @@ def _flags(shown: dict[str, Any]) -> Iterator[str]:
         yield shown["hold_reason"] or "held"
     if shown["in_flight"]:
         yield "in flight"
+    if shown["deadline"]:
+        yield f"deadline {shown['deadline'][:19]}Z"
 
 
 def _standing(recipient: dict[str, Any], *, held: bool) -> str:

@@ -37,7 +37,7 @@ class Greylisting(Accepting):
         known = (envelope.mail_from, address)
         if known not in self._seen:
             self._seen.add(known)
-            return "451 4.7.1 greylisted, come again in a moment"
+            return "451 4.7.1 greylisted, please come back in 1 second"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 

@@ -17,7 +17,8 @@ class Attempt:
     `outcomes` has every recipient's number exactly once.  `peer` is `name[address]:port`, empty if no connection
     was made; `tls` is empty for clear text, else version and what authenticated the peer (`1.3/encrypted`,
     `1.3/verified`).  `relays_dsn` tells that the peer offered DSN and so took over the duty to notify of success
-    (RFC 3461 section 5.2.2).  `altered` tells what was made of a content that cannot be sent as it is: `re-encoded`, or
+    (RFC 3461 section 5.2.2); `relays_deadline`, that it offered DELIVERBY and was told of a deadline by BY (RFC 2852
+    section 4.1.4).  `altered` tells what was made of a content that cannot be sent as it is: `re-encoded`, or
     `folded`.  `retry_at`: for Deferred outcomes of scope HOST, when the site is tried again.
     """
 
@@ -27,6 +28,7 @@ class Attempt:
     peer: str = ""
     tls: str = ""
     relays_dsn: bool = False
+    relays_deadline: bool = False
     seconds: float = 0.0
     altered: str = ""
     retry_at: datetime | None = None

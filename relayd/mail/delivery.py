@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
 
@@ -23,3 +24,4 @@ class Delivery:
     ret: str | None = None
     envid: str | None = None
     notification: bool = False
+    deadline: Deadline | None = None

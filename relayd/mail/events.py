@@ -89,7 +89,7 @@ class SiteRecovered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
-    """Found in flight at the start, its end may have left: marked "possible duplicate"."""
+    """Found in flight at the start or at a worker's death, its end may have left: marked "possible duplicate"."""
 
     id: str
     address: str
@@ -97,10 +97,19 @@ class Marked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldAfterDeaths:
-    """The daemon died `deaths` times with this message in hand; it is held."""
+    """The daemon, or a worker, died `deaths` times with this message in hand; it is held."""
 
     id: str
     deaths: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """A relayer process ended by itself with so many relayers; another takes its place.  `how` in words."""
+
+    pid: int
+    how: str
+    relayers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +162,7 @@ Event: TypeAlias = (
     | SiteRecovered
     | Marked
     | HeldAfterDeaths
+    | WorkerDied
     | Degraded
     | Restored
     | Lifecycle

@@ -43,8 +43,8 @@ class Body:
     `size` is the length of the file, `wire_size` what is transmitted (prefix and CRLF counted, cuts and dot-stuffing
     not: RFC 1870 section 5), both in octets.  `header_end` is the offset of the first octet after the empty line
     that ends the header (`size` if there is none).  `cuts` are the ranges (start, end) of the file that are never
-    sent: X-Sender and X-Receiver lines, Bcc, Return-Path.  `prefix` goes before the rest: header fields that we
-    generated, CRLF canonical.
+    sent: X-Sender and X-Receiver lines, X-Relayd-Deadline, Bcc, Return-Path.  `prefix` goes before the rest: header
+    fields that we generated, CRLF canonical.
     """
 
     size: int
@@ -72,3 +72,9 @@ class Message:
     arrived: datetime
     notification: bool = False
     held: bool = False
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it goes before other mail: a notification, or one that came with a deadline still to be met."""
+        deadline = self.envelope.deadline
+        return self.notification or (deadline is not None and not deadline.passed(self.arrived))

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
@@ -18,7 +19,7 @@ class Action(Enum):
 
     FAILED = "failed"
     DELAYED = "delayed"
-    RELAYED = "relayed"  # delivered to a server that cannot itself notify of success
+    RELAYED = "relayed"  # passed on to a server that may not tell of what becomes of it, as it was asked to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +49,4 @@ class Notice:
     arrived: datetime
     ret: str | None = None
     envid: str | None = None
+    deadline: Deadline | None = None

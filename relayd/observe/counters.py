@@ -31,7 +31,8 @@ class Counted(Enum):
     BACK_OFFS = "site_back_offs_total", "Times that a site could not be used and backed off."
     RECOVERIES = "site_recoveries_total", "Times that a site took mail again after a back-off."
     MARKED = "possible_duplicates_total", "Recipients marked possible duplicate after a crash."
-    HELD = "messages_held_after_deaths_total", "Messages held because the daemon died with them in hand."
+    HELD = "messages_held_after_deaths_total", "Messages held because a process died with them in hand."
+    WORKER_DEATHS = "worker_deaths_total", "Relayer processes that ended by themselves."
     DEGRADED = "degraded_total", "Times that a part could not do its work."
     TROUBLE = "trouble_total", "Unexpected exceptions."
 

@@ -116,12 +116,14 @@ class _Renderer:
 
 def pairs_of(values: dict[str, Any]) -> str:
     """Return `values` as `key=value` pairs; None leaves one out."""
-    return " ".join(f"{key}={value_of(value)}" for key, value in values.items() if value is not None)
+    return " ".join([f"{key}={value_of(value)}" for key, value in values.items() if value is not None])
 
 
 def value_of(value: object) -> str:
     """Return a value as the log writes it: bare if it can be, else quoted and escaped, on one line, bounded."""
     text = str(value)
+    if text.isalnum() and text.isascii() and len(text) <= MAX_VALUE:  # as most are, and quicker to see
+        return text
     if len(text) > MAX_VALUE:
         text = text[:MAX_VALUE] + "..."
     if _BARE.fullmatch(text):

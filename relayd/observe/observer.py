@@ -23,6 +23,7 @@ from relayd.mail.events import (
     SiteRecovered,
     Trouble,
     Warned,
+    WorkerDied,
 )
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
@@ -79,6 +80,8 @@ class Observer:
                 add(Counted.MARKED)
             case HeldAfterDeaths():
                 add(Counted.HELD)
+            case WorkerDied():
+                add(Counted.WORKER_DEATHS)
             case Degraded():
                 add(Counted.DEGRADED)
             case Trouble():
@@ -115,6 +118,8 @@ class Observer:
                 log.warning("possible-duplicate", q=event.id, r=event.address)
             case HeldAfterDeaths():
                 log.error("held", q=event.id, deaths=event.deaths)
+            case WorkerDied():
+                log.error("worker-died", pid=event.pid, how=event.how, relayers=event.relayers)
             case Degraded():
                 log.error("degraded", part=event.part, reason=event.reason)
             case Restored():
@@ -130,12 +135,14 @@ class Observer:
 
     def _write_accepted(self, event: Accepted) -> None:
         message = event.message
+        deadline = message.envelope.deadline
         self._log.info(
             "accepted",
             q=message.id,
             sender=message.envelope.reverse_path or "<>",
             recipients=len(message.envelope.recipients),
             size=message.body.size,
+            deadline=deadline.at.isoformat(timespec="seconds") if deadline else None,
             file=event.file or None,
         )
 

@@ -12,6 +12,7 @@ from typing import Self
 from relayd.mail.reply import Reply
 
 _MAX_SIZE_DIGITS = 20  # RFC 1870 section 3
+_BY_TIME = re.compile("([0-9]{1,9})(?:,|$)")  # RFC 2852 section 3
 _LIMIT = re.compile("[1-9][0-9]{0,5}")  # RFC 9422 section 4
 
 
@@ -39,6 +40,8 @@ class Capabilities:
     eight_bit_mime: bool = False  # RFC 6152
     smtputf8: bool = False  # RFC 6531
     dsn: bool = False  # RFC 3461
+    deliver_by: bool = False  # RFC 2852
+    deliver_by_min: int = 0  # seconds that a by-time of mode R must have at least; 0 where none are named
     starttls: bool = False  # RFC 3207
     auth: frozenset[str] = frozenset()  # RFC 4954: mechanisms, upper case
 
@@ -59,6 +62,8 @@ class Capabilities:
             eight_bit_mime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,
             dsn="DSN" in offered,
+            deliver_by="DELIVERBY" in offered,
+            deliver_by_min=_least(offered.get("DELIVERBY", [])),
             starttls="STARTTLS" in offered,
             auth=frozenset(offered.get("AUTH", [])),
         )
@@ -69,6 +74,14 @@ def _size(words: list[str]) -> int | None:
         if word.isascii() and word.isdigit() and len(word) <= _MAX_SIZE_DIGITS:
             return int(word) or None
     return None
+
+
+def _least(words: list[str]) -> int:
+    """Read the minimum of DELIVERBY, the first of a list with commas (RFC 2852 section 3)."""
+    for word in words:
+        if found := _BY_TIME.match(word):
+            return int(found[1])
+    return 0
 
 
 def _limits(words: list[str]) -> Limits:

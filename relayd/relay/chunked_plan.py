@@ -11,6 +11,8 @@ has taken one message by this plan, the window is one: a server that breaks on i
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import Reply
@@ -33,6 +35,7 @@ class ChunkedEngine(Engine):
     def __init__(
         self,
         capabilities: Capabilities,
+        now: datetime,
         *,
         max_recipients: int = 100,
         elsewhere: bool = False,
@@ -40,7 +43,7 @@ class ChunkedEngine(Engine):
         window_size: int = 1024 * 1024,
         proven: bool = False,
     ) -> None:
-        super().__init__(capabilities, max_recipients=max_recipients, elsewhere=elsewhere)
+        super().__init__(capabilities, now, max_recipients=max_recipients, elsewhere=elsewhere)
         self.proven = proven
         self._window = window
         self._window_size = window_size

@@ -3,14 +3,16 @@
 Pure.  Invariant: a command is one line.  Whatever an envelope holds, no control character gets into it, and no octet
 above 127 unless SMTPUTF8 was agreed on (RFC 6531 section 3.4): `line` refuses the finished octets otherwise.
 
-No command is longer than 512 octets (RFC 5321 section 4.5.3.1.4), but for what ORCPT adds where DSN was offered: paths,
-ENVID and ORCPT were bounded where they came in (254, 100 and 500 octets; RFC 3461 section 4).
+No command is longer than 512 octets (RFC 5321 section 4.5.3.1.4), but for what ORCPT and BY add where DSN and DELIVERBY
+were offered: paths, ENVID and ORCPT were bounded where they came in (254, 100 and 500 octets; RFC 3461 section 4).
 """
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
@@ -50,11 +52,11 @@ def needs_smtputf8(delivery: Delivery) -> bool:
     return delivery.body.eight_bit_header or (sender is not None and sender.smtputf8)
 
 
-def mail(delivery: Delivery, body: Body, capabilities: Capabilities, *, utf8: bool) -> bytes:
+def mail(delivery: Delivery, body: Body, capabilities: Capabilities, now: datetime, *, utf8: bool) -> bytes:
     """Return MAIL with the parameters that `body`, as it is sent, needs and the server offers.
 
     SIZE is what is transmitted, dot-stuffing not counted (RFC 1870 section 5); RET and ENVID go on unchanged (RFC
-    3461 section 5.2.1).
+    3461 section 5.2.1), BY with the time that is left at `now` (RFC 2852 section 4.1.4).
     """
     words = [f"MAIL FROM:<{delivery.reverse_path or ''}>"]
     if capabilities.size_declared:
@@ -67,7 +69,14 @@ def mail(delivery: Delivery, body: Body, capabilities: Capabilities, *, utf8: bo
         words.append(f"RET={delivery.ret}")
     if capabilities.dsn and delivery.envid is not None:
         words.append(f"ENVID={delivery.envid}")
+    if capabilities.deliver_by and delivery.deadline is not None and delivery.deadline.by:
+        words.append(_by(delivery.deadline, now))
     return line(" ".join(words), utf8=utf8)
+
+
+def _by(deadline: Deadline, now: datetime) -> str:
+    mode = "R" if deadline.mode is DeadlineMode.RETURN else "N"
+    return f"BY={deadline.left(now)};{mode}{'T' if deadline.trace else ''}"
 
 
 def rcpt(recipient: Recipient, capabilities: Capabilities, *, utf8: bool) -> bytes:

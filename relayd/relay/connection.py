@@ -26,6 +26,7 @@ from relayd.mail.errors import SessionError
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Target
 from relayd.relay.greeting import await_greeting
+from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.wire import LOST, PROTOCOL, ConnectionFailed, TlsHandshakeFailed, Wire
 
@@ -36,11 +37,13 @@ NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
 class Dialling:
     """What every connection of a relayer has in common.
 
-    `source_addresses`: the one of the target's family is bound, the system chooses if there are none at all.
+    `source_addresses`: the first of the target's family is bound, so that a retry comes from where the first try came
+    from, as a greylisting server wants it; the system chooses if there are none at all.
     """
 
     hostname: str
     timeouts: Timeouts
+    stirring: Stirring
     source_addresses: Sequence[str] = ()
 
 
@@ -51,7 +54,9 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
         TlsHandshakeFailed: it answered, but not so.
         ConnectionFailed: it cannot be used now.
     """
+    dialling.stirring.stir()
     sock = await _connected(target, dialling)
+    dialling.stirring.stir()
     if implicit_tls is None:
         try:
             await await_greeting(sock, dialling.timeouts.greeting)
@@ -69,14 +74,15 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
     )
     # From here on the loop's transport closes `sock`, whatever happens.
     await _greeted(smtp, dialling.timeouts)
-    return _handed_over(smtp, sock, dialling.timeouts)
+    dialling.stirring.stir()
+    return _handed_over(smtp, sock, dialling)
 
 
-def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, timeouts: Timeouts) -> Wire:
+def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, dialling: Dialling) -> Wire:
     transport = cast("asyncio.Transport | None", smtp.transport)
     if transport is None or transport.is_closing():
         raise ConnectionFailed("connection closed after the greeting", status=LOST)
-    wire = Wire(transport, sock, timeouts)
+    wire = Wire(transport, sock, dialling.timeouts, dialling.stirring)
     transport.set_protocol(wire)
     if getattr(smtp.protocol, "_buffer", None):
         wire.reset()

@@ -100,10 +100,12 @@ class Encoder:
         return octets.removesuffix(b"\r\n")
 
 
+_NO_ENDS = bytes(octet for octet in range(256) if octet not in b"\r\n")
+
+
 def _canonical(octets: bytes) -> bytes:
-    """Make every line end a CRLF.  What is right already, as nearly all mail is, costs three scans and no copy."""
-    lines = octets.count(b"\r\n")
-    if octets.count(b"\n") == lines and octets.count(b"\r") == lines:
+    """Make every line end a CRLF.  What is right already, as nearly all mail is, costs two scans and no copy."""
+    if 2 * octets.count(b"\r\n") == len(octets.translate(None, _NO_ENDS)):
         return octets
     return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 

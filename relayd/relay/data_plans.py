@@ -6,6 +6,8 @@ to DATA shows, message by message, that the count of replies is right.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import Reply
@@ -24,8 +26,10 @@ class LockStepEngine(Engine):
 
     plan = Plan.LOCK_STEP
 
-    def __init__(self, capabilities: Capabilities, *, max_recipients: int = 100, elsewhere: bool = False) -> None:
-        super().__init__(capabilities, max_recipients=max_recipients, elsewhere=elsewhere)
+    def __init__(
+        self, capabilities: Capabilities, now: datetime, *, max_recipients: int = 100, elsewhere: bool = False
+    ) -> None:
+        super().__init__(capabilities, now, max_recipients=max_recipients, elsewhere=elsewhere)
         self._failed = False  # the last transaction; the next begins with RSET if that costs nothing
 
     def body(self, octets: bytes) -> None:

@@ -15,19 +15,22 @@ test_engine_model.py:
     that was started is in the end in `settled`, `unsuited`, `interrupted` or `returned`, exactly once.
 
 Whoever drives it calls `start` while `room`, `receive` with what arrived, and then writes `take()`; before that it
-notes `endings`.  When `streaming` is set, it feeds `body`, waiting while `full`, and then `end_body`.  `unsent` is the
-number of octets taken that have not left yet, `unacknowledged` of those that the server's kernel has not got.
+notes `endings`.  When `streaming` is set, it feeds `body`, waiting while `full`, and then `end_body`.  It sets `now`
+before all that may begin a transaction.  `unsent` is the number of octets taken that have not left yet,
+`unacknowledged` of those that the server's kernel has not got.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from datetime import datetime
 from typing import ClassVar
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Recipient
+from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay import commands
 from relayd.relay.aftermath import Aftermath, aftermath
@@ -35,7 +38,7 @@ from relayd.relay.capabilities import Capabilities
 from relayd.relay.plans import Plan
 from relayd.relay.quota import Quota
 from relayd.relay.replies import ProtocolError, ReplyParser
-from relayd.relay.requirements import BAD_SENDER, obstacle, unnameable, wants_smtputf8
+from relayd.relay.requirements import BAD_SENDER, obstacle, too_late, unnameable, unpromising, wants_smtputf8
 from relayd.relay.script import envelope
 from relayd.relay.transaction import Load, Script, Step, Transaction, refusal
 
@@ -47,11 +50,13 @@ class Engine(ABC):
 
     plan: ClassVar[Plan]
 
-    def __init__(self, capabilities: Capabilities, *, max_recipients: int = 100, elsewhere: bool = False) -> None:
-        """`elsewhere`: what needs SMTPUTF8 can be tried at another host."""
+    def __init__(
+        self, capabilities: Capabilities, now: datetime, *, max_recipients: int = 100, elsewhere: bool = False
+    ) -> None:
+        """`elsewhere`: what needs an extension that is not offered can be tried at another host."""
         self.capabilities = capabilities
         self.settled: list[Load] = []  # for the driver to take away
-        self.unsuited: list[Load] = []  # that need SMTPUTF8, which may be had elsewhere
+        self.unsuited: list[Load] = []  # that need SMTPUTF8 or DELIVERBY, which may be had elsewhere
         self.endings: list[Delivery] = []  # whose last octet is in the next `take()`
         self.streaming: Transaction | None = None
         self.over: Deferred | None = None  # why this connection is of no use any more
@@ -59,8 +64,10 @@ class Engine(ABC):
         self.returned: list[Load] = []  # loads behind the interrupted one, and those that LIMITS leave no room for
         self.broke = False  # whether the end may be the plan's fault
         self.answered = 0  # replies
+        self.throttled: Reply | None = None  # the last one that asked for less
         self.progress = 0  # transactions that the server settled
         self.said = 0  # octets
+        self.now = now  # as the driver saw it last
         self._elsewhere = elsewhere
         self._quota = Quota(capabilities.limits, max_recipients)
         self._parser = ReplyParser()
@@ -108,10 +115,11 @@ class Engine(ABC):
     def start(self, load: Load) -> None:
         """Begin a delivery.  What cannot be sent to this server at all is settled at once."""
         assert self.room, "start() without room"
-        if not self.capabilities.smtputf8 and wants_smtputf8(load.delivery):
-            if self._elsewhere:
-                self.unsuited.append(load)
-                return
+        lacks_utf8 = not self.capabilities.smtputf8 and wants_smtputf8(load.delivery)
+        if self._elsewhere and (lacks_utf8 or unpromising(load.delivery, self.capabilities, self.now)):
+            self.unsuited.append(load)
+            return
+        if lacks_utf8:
             load.outcomes.update(unnameable(load.pending))
         if problem := obstacle(load, self.capabilities):
             load.settle_rest(problem)
@@ -207,6 +215,8 @@ class Engine(ABC):
 
     def _answer(self, reply: Reply, unsent: int, arrived: int) -> None:
         self.answered += 1
+        if reply.code >= 400 and asks_for_less(reply):
+            self.throttled = reply
         if not self._expected:
             if reply.code == 421:
                 self._break_off(Deferred(reply, Scope.HOST), unsent, self._open)
@@ -267,13 +277,16 @@ class Engine(ABC):
             self._loads.popleft()
             self._settle_if_done(load)
             return
+        if late := too_late(load.delivery, self.capabilities, self.now):
+            load.settle_pending(late)
+            return
         if (no_more := self._quota.refusal) is not None:
-            load.settle_rest(no_more)
+            load.settle_pending(no_more)
             return
         recipients = tuple(load.pending[: self._quota.recipients])
         del load.pending[: len(recipients)]
         try:
-            script = envelope(load, recipients, self.capabilities)
+            script = envelope(load, recipients, self.capabilities, self.now)
         except commands.UnsafeCommand as error:
             load.settle_rest(Failed(reason=str(error), status=BAD_SENDER))
             return

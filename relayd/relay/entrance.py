@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target, TlsPolicy
 from relayd.relay.capabilities import Capabilities
@@ -15,6 +16,7 @@ from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
 from relayd.relay.saying import Encrypt, Patience, TlsFailed
 from relayd.relay.settings import RelaySettings
+from relayd.relay.stirring import Stirring
 from relayd.relay.tls import TlsContexts, TlsMemory, described
 from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
 
@@ -29,7 +31,8 @@ class Established:
 
 
 class Entrance:
-    """One target.  `connects` counts the connections that were tried."""
+    """One target.  `connects` counts the connections that were tried; `throttled` is the last reply that asked for
+    less."""
 
     def __init__(
         self,
@@ -40,9 +43,11 @@ class Entrance:
         contexts: TlsContexts,
         memory: TlsMemory,
         partings: Partings,
+        stirring: Stirring,
         clock: Callable[[], datetime],
     ) -> None:
         self.connects = 0
+        self.throttled: Reply | None = None
         self._target = target
         self._site = site
         self._settings = settings
@@ -51,7 +56,10 @@ class Entrance:
         self._partings = partings
         self._clock = clock
         self._dialling = Dialling(
-            hostname=settings.hostname, timeouts=settings.timeouts, source_addresses=site.source_addresses
+            hostname=settings.hostname,
+            timeouts=settings.timeouts,
+            stirring=stirring,
+            source_addresses=site.source_addresses,
         )
 
     async def enter(self) -> Established | Deferred | Failed:
@@ -82,6 +90,7 @@ class Entrance:
         except ConnectionFailed as error:
             if isinstance(error, TlsHandshakeFailed):
                 self._contexts.of(self._site.tls).forget(self._target.host.name)
+            self._heed(error.outcome.reply)
             return error.outcome
         try:
             talk = opening(self._settings.hostname, self._site, encrypted=implicit, starttls=starttls)
@@ -118,6 +127,7 @@ class Entrance:
                     in_tls = in_tls or starting
                     reply = await wire.ask(step.octets, step.name, timeouts.starttls if starting else timeouts.ehlo)
                     in_tls = starting
+                    self._heed(reply)
                 step = talk.send(reply)
         except StopIteration as stop:
             result: Opened | Deferred | Failed | TlsFailed = stop.value
@@ -128,3 +138,7 @@ class Entrance:
         except ConnectionFailed as error:
             wire.reset()
             return TlsFailed(error.outcome) if in_tls else error.outcome
+
+    def _heed(self, reply: Reply | None) -> None:
+        if reply is not None and asks_for_less(reply):
+            self.throttled = reply

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus
@@ -22,6 +21,7 @@ from relayd.relay.plans import Plan
 from relayd.relay.ports import Ports
 from relayd.relay.reporter import Reporter
 from relayd.relay.settings import RelaySettings
+from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock, streamed, unreadable
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.transaction import Load, Step
@@ -41,9 +41,11 @@ class Exchange:
         reporter: Reporter,
         ports: Ports,
         settings: RelaySettings,
+        stirring: Stirring,
         withdrawn: list[Load],
     ) -> None:
         self.engine = engine
+        self._stirring = stirring
         self._withdrawn = withdrawn  # where those go that an operator took back
         self.stopping = False
         self.our_fault = False  # the connection was left because of a file of ours
@@ -64,13 +66,13 @@ class Exchange:
         Raises:
             Exception: our own trouble.  The connection is reset, and what can be told has been reported.
         """
-        self._reporter.on_durable = partial(self._guard, self._advance)
+        self._reporter.on_durable = self._go_on
         self._wire.listen(self)
         try:
             while not self._done:
                 if self._stock.low:
                     await self._stock.fill()
-                self._guard(self._advance)
+                self._go_on()
                 if self.engine.streaming is not None:
                     await self._stream()
                 elif not self._done and not self._stock.low:
@@ -93,6 +95,11 @@ class Exchange:
     def give_up(self, reason: str) -> None:
         """Reset the connection; the engine settles what it can."""
         self._fail(f"{reason} {self.engine.where}")
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether the server owes nothing: what comes next is a file's turn, or the disk's."""
+        return self.engine.idle
 
     # What the wire tells
 
@@ -124,13 +131,22 @@ class Exchange:
         ended = self.stopping or self._reporter.broken or not self._stock or self.engine.spent
         return self.engine.idle and ended
 
+    def _go_on(self) -> None:
+        """Go on for a reason of our own: files were read, or reports have become durable."""
+        self._stirring.stir()
+        self._guard(self._advance)
+
     def _receive(self, octets: bytes) -> None:
+        self.engine.now = self._reporter.clock()
         self.engine.receive(octets, self._wire.unsent, self._wire.unacknowledged)
+        if self.engine.throttled is not None:
+            self.stopping = True  # who asks for less gets no more than what is under way
         self._advance()
 
     def _advance(self) -> None:
         """Report what is settled, start what there is room for, write."""
         engine = self.engine
+        engine.now = self._reporter.clock()
         self._report()
         while engine.room and (load := self._next()) is not None:
             load.begun = self._clock()
@@ -195,13 +211,14 @@ class Exchange:
 
     async def _stream(self) -> None:
         """Send the body that is streaming; its last octets and its end only when all before has left."""
-        engine, wire = self.engine, self._wire
+        engine = self.engine
         assert engine.streaming is not None
         load = engine.streaming.load
         encoder = Encoder(load.body, stuffed=engine.plan is not Plan.CHUNKED)
         chunks = streamed(load, self._ports.bodies)
         try:
             async for chunk in chunks:
+                self._stirring.stir()
                 if not self._streams(load):
                     return
                 engine.body(encoder.feed(chunk))
@@ -215,7 +232,8 @@ class Exchange:
             if encoder.octets != load.body.size:
                 self._unsendable(load, unreadable("not the file that was accepted"))
                 return
-            wire.expect(None)
+            self._let_be()
+            engine.now = self._reporter.clock()
             engine.end_body(encoder.finish())
             self._guard(self._advance)
         finally:
@@ -232,11 +250,17 @@ class Exchange:
         if self._wire.unsent:
             self._wire.expect(self._block)
             await self._wire.drained()
-        self._wire.expect(None)
+        self._let_be()
         while self.engine.full and self._streams(load):
             self._wire.expect(self._block)
             self._wake.clear()
             await self._wake.wait()
+
+    def _let_be(self) -> None:
+        """Give the server all the time that we need ourselves, until `_expect` is called again: that must not take it
+        for the time that it gave before."""
+        self._mark = None
+        self._wire.expect(None)
 
     def _unsendable(self, load: Load, outcome: Deferred) -> None:
         """Leave a message in its middle: by a reset, so that the server does not take the half for the whole."""

@@ -7,6 +7,7 @@ its size in memory and seconds of Python: from an unnamed file to an unnamed fil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,9 @@ from relayd.relay.content import Encoder, whole
 from relayd.relay.ports import Bodies
 from relayd.relay.recast import IMPOSSIBLE, recast
 from relayd.relay.transaction import Load
+
+STARTING = 60.0  # seconds for a process on a busy machine
+SLOWEST = 256 * 1024  # octets in a second, a small part of what it takes; slower is not an effort but a mistake
 
 RE_ENCODED = "re-encoded"
 FOLDED = "folded"
@@ -80,7 +84,8 @@ async def _recast_file(load: Load, bodies: Bodies, *, eight_bit: bool) -> Binary
         await _write(load, bodies, content)
         result = bodies.scratch()
         try:
-            code = await _run(content, result, eight_bit=eight_bit)
+            patience = STARTING + load.delivery.body.size / SLOWEST
+            code = await _run(content, result, patience, eight_bit=eight_bit)
             if code not in (0, IMPOSSIBLE):
                 raise OSError(f"the process that re-encodes it ended with {code}")
         except BaseException:
@@ -102,15 +107,23 @@ async def _write(load: Load, bodies: Bodies, content: BinaryIO) -> None:
     await asyncio.to_thread(content.seek, 0)
 
 
-async def _run(content: BinaryIO, result: BinaryIO, *, eight_bit: bool) -> int:
-    """Run recast.py as a program; return its exit code."""
+async def _run(content: BinaryIO, result: BinaryIO, patience: float, *, eight_bit: bool) -> int:
+    """Run recast.py as a program; return its exit code.
+
+    Raises:
+        OSError: it did not end in `patience` seconds.
+    """
     words = ["8bit"] if eight_bit else []
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "relayd.relay.recast", *words, stdin=content, stdout=result, stderr=subprocess.DEVNULL
     )
     try:
-        return await process.wait()
-    except BaseException:
-        process.kill()
+        async with asyncio.timeout(patience):
+            return await process.wait()
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            process.kill()
         await process.wait()
+        if isinstance(error, TimeoutError):
+            raise OSError(f"the process that re-encodes it did not end in {patience:g} s") from None
         raise

@@ -6,7 +6,9 @@ it.  Invariants:
     Every delivery given to `run` is reported once, or is in `Ended.undone`, never both.
     Another host is tried only while nothing was settled and no end of a message has left: what may have arrived is
     not sent again in the same run (RFC 1047).
-    A message that needs SMTPUTF8 is refused for that only after every host was tried (RFC 6531 section 3.2).
+    A message that needs SMTPUTF8, or a server that keeps to its deadline, is refused for that only after every host was
+    tried (RFC 6531 section 3.2, RFC 2852 section 4.1.4).
+    A message that waits for others when its deadline passes is ended then (overdue.py).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
 """
@@ -23,6 +25,7 @@ from enum import Enum
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site, Target
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
@@ -31,12 +34,14 @@ from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.exchange import Exchange
 from relayd.relay.hosts import HostMemory, Shuffle
+from relayd.relay.overdue import ending_overdue
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.settings import RelaySettings
+from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.tls import TlsContexts, TlsMemory
 from relayd.relay.transaction import Load, of_message
@@ -50,7 +55,8 @@ class Ended:
     `delivered` with at least one recipient delivered.  `failure`, of scope HOST: the site is to back off, because no
     host could be used or a connection ended before anything was settled; Failed only if every host will never be one,
     by the address look-up or because it is ourselves.  `peer` is the last one connected to, `name[address]:port`, or
-    empty.
+    empty.  `throttled` is the last reply, at whatever stage, that asked for less mail or fewer connections
+    (mail/refusal.py), whatever came of the run otherwise.
     """
 
     undone: tuple[Delivery, ...] = ()
@@ -58,6 +64,7 @@ class Ended:
     delivered: int = 0
     failure: Deferred | Failed | None = None
     peer: str = ""
+    throttled: Reply | None = None
 
 
 class Ending(Enum):
@@ -66,7 +73,7 @@ class Ending(Enum):
     DONE = "done"  # the run is over
     AGAIN = "again"  # the same address once more, by a simpler plan
     NEXT = "next"  # the next address
-    UNSUITED = "unsuited"  # the next host, for what needs SMTPUTF8
+    UNSUITED = "unsuited"  # the next host, for what needs an extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +93,7 @@ class Equipment:
 
 
 class Relayer:
-    """One run.  `run` is called once; `finish` may be called at any time."""
+    """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
 
     def __init__(self, site: Site, equipment: Equipment) -> None:
         self._site = site
@@ -95,13 +102,14 @@ class Relayer:
         self._failure: Deferred | Failed | None = None
         self._connects = 0
         self._peer = ""
+        self._throttled: Reply | None = None
+        self._stirring = Stirring(asyncio.get_running_loop().time)
         self._elsewhere = sum(map(len, site.hosts)) > 1  # there are hosts to try for what one does not suit
         self._unsuited: list[Load] = []
         self._interrupted: tuple[Load, Deferred] | None = None  # to be tried at the next host
         self._exchange: Exchange | None = None
         self._entrance: asyncio.Timeout | None = None
         self._reported: set[str] = set()
-        self.stirred = asyncio.get_running_loop().time()  # when it last showed a sign of life
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
         """Send what can be sent; return when every report is durable.
@@ -116,22 +124,33 @@ class Relayer:
         self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
-            await self._send(stock, reporter, withdrawn)
+            async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):
+                await self._send(stock, reporter, withdrawn)
         except BaseException:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._stirring.waiting_for_us():
                 await until_done(reporter.all_durable())
             raise
         for load in withdrawn:
             load.discard()
         undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
-        await until_done(reporter.all_durable())
+        with self._stirring.waiting_for_us():
+            await until_done(reporter.all_durable())
         return Ended(
             undone=tuple(undone),
             settled=len(reporter.reported),
             delivered=reporter.delivered,
             failure=None if self._finishing else self._failure,
             peer=self._peer,
+            throttled=self._throttled,
         )
+
+    @property
+    def stirred(self) -> float:
+        """Loop time of the last sign of progress.  Longer ago than `Timeouts.longest_silence`, and whatever the loop is
+        late by: it is stuck.  What we wait for on our own side counts as progress (stirring.py)."""
+        if self._exchange is not None and self._exchange.waits_for_us:
+            return asyncio.get_running_loop().time()
+        return self._stirring.last
 
     def reported(self, delivery: Delivery) -> bool:
         """Whether this one's outcomes were reported: what was not is undone, should `run` have raised."""
@@ -183,7 +202,8 @@ class Relayer:
 
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
-        found = await self._equipment.ports.addresses.addresses(host, self._site)
+        with self._stirring.waiting_for_us():
+            found = await self._equipment.ports.addresses.addresses(host, self._site)
         if isinstance(found, Deferred | Failed):
             self._failure = more_telling(self._failure, found)
             return []
@@ -193,7 +213,6 @@ class Relayer:
 
     async def _enter(self, target: Target) -> Established | None:
         """Get to the first MAIL at `target`; None, with the failure noted, if it does not let us."""
-        self.stirred = asyncio.get_running_loop().time()
         entrance = Entrance(
             target,
             self._site,
@@ -201,6 +220,7 @@ class Relayer:
             contexts=self._equipment.contexts,
             memory=self._equipment.tls,
             partings=self._equipment.partings,
+            stirring=self._stirring,
             clock=self._equipment.clock,
         )
         result: Established | Deferred | Failed
@@ -214,6 +234,7 @@ class Relayer:
         finally:
             self._entrance = None
             self._connects += entrance.connects
+            self._throttled = entrance.throttled or self._throttled
         if isinstance(result, Deferred | Failed):
             self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._failure = more_telling(self._failure, result)
@@ -229,17 +250,20 @@ class Relayer:
         equipment, offered = self._equipment, established.capabilities
         settings = equipment.settings
         reporter.peer, reporter.tls = str(target), established.tls
-        reporter.relays_dsn = offered.dsn
+        reporter.relays_dsn, reporter.relays_deadline = offered.dsn, offered.deliver_by
         self._bring_back(stock)
         stock.suit(offered)
         engine = engine_for(
             equipment.plans.best(offered, target, equipment.clock()),
             offered,
             settings,
+            equipment.clock(),
             proven=equipment.plans.proven(target, equipment.clock()),
             elsewhere=self._elsewhere,
         )
-        exchange = Exchange(established.wire, engine, stock, reporter, equipment.ports, settings, withdrawn)
+        exchange = Exchange(
+            established.wire, engine, stock, reporter, equipment.ports, settings, self._stirring, withdrawn
+        )
         self._exchange = exchange
         if self._finishing:
             exchange.stop()
@@ -247,6 +271,7 @@ class Relayer:
             await exchange.run()
         finally:
             self._exchange = None
+        self._throttled = engine.throttled or self._throttled
         self._unsuited += engine.unsuited
         stock.put_back(engine.returned)
         if engine.over is None or exchange.our_fault:

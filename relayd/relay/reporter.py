@@ -22,11 +22,12 @@ class Reporter:
         self.peer = ""
         self.tls = ""
         self.relays_dsn = False
+        self.relays_deadline = False
+        self.clock = clock
         self.reported: set[str] = set()  # ids of deliveries
         self.delivered = 0
         self.on_durable: Callable[[], None] | None = None
         self._reports = reports
-        self._clock = clock
         self._limit = limit
         self._unresolved: set[asyncio.Future[None]] = set()
         self._trouble: BaseException | None = None
@@ -48,10 +49,11 @@ class Reporter:
         attempt = Attempt(
             delivery=load.delivery,
             outcomes=load.outcomes,
-            ended=self._clock(),
+            ended=self.clock(),
             peer=self.peer,
             tls=self.tls,
             relays_dsn=self.relays_dsn,
+            relays_deadline=self.relays_deadline,
             seconds=seconds,
             altered=load.altered,
         )

@@ -1,12 +1,15 @@
 """What a message needs that a server does not offer: found before anything is sent.
 
-Pure.  RFC 1870 section 6.1 (size), RFC 6152 section 3 (8-bit), RFC 6531 section 3.2 (UTF-8 in addresses and header).
+Pure.  RFC 1870 section 6.1 (size), RFC 6152 section 3 (8-bit), RFC 6531 section 3.2 (UTF-8 in addresses and header),
+RFC 2852 section 4.1.4 (deadlines).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Failed, Scope
 from relayd.mail.recipient import Recipient
@@ -19,6 +22,7 @@ TOO_LARGE = EnhancedStatus(5, 3, 4)
 CONVERSION_REQUIRED = EnhancedStatus(5, 6, 3)
 ADDRESS_NEEDS_UTF8 = EnhancedStatus(5, 6, 7)  # RFC 6531 section 3.5
 HEADER_NEEDS_UTF8 = EnhancedStatus(5, 6, 9)
+TOO_LATE = EnhancedStatus(5, 4, 7)  # RFC 3463 section 3.5: delivery time expired
 BAD_ADDRESS = EnhancedStatus(5, 1, 3)
 BAD_SENDER = EnhancedStatus(5, 1, 7)
 
@@ -53,3 +57,31 @@ def unnameable(recipients: Iterable[Recipient]) -> dict[int, Failed]:
         scope=Scope.RECIPIENT, reason="the address needs SMTPUTF8, which the server lacks", status=ADDRESS_NEEDS_UTF8
     )
     return {one.number: outcome for one in recipients if one.address.smtputf8}
+
+
+def unpromising(delivery: Delivery, capabilities: Capabilities, now: datetime) -> Failed | None:
+    """Return why a message must not be given to a server that does not promise to keep to its deadline, None if the
+    server does, or need not."""
+    deadline = delivery.deadline
+    if deadline is None or deadline.mode is not DeadlineMode.RETURN:
+        return None
+    if not capabilities.deliver_by:
+        return Failed(reason="the message has a deadline (BY, mode R), and the server lacks DELIVERBY", status=TOO_LATE)
+    left, least = deadline.left(now), max(capabilities.deliver_by_min, 1)
+    if left < least:
+        reason = f"the message must be delivered in {left} seconds, and the server wants {least}"
+        return Failed(reason=reason, status=TOO_LATE)
+    return None
+
+
+def too_late(delivery: Delivery, capabilities: Capabilities, now: datetime) -> Failed | None:
+    """Return why a message cannot be delivered in time by this server any more, None if it can."""
+    deadline = delivery.deadline
+    if deadline is not None and deadline.over(now):
+        return missed(deadline)
+    return unpromising(delivery, capabilities, now)
+
+
+def missed(deadline: Deadline) -> Failed:
+    """Return the outcome of what was not tried because its deadline had passed."""
+    return Failed(reason=deadline.missed(""), status=TOO_LATE)

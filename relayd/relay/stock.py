@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred
@@ -72,6 +72,16 @@ class Stock:
             load.renew()
             self._octets += len(load.raw or b"")
             self._ready.appendleft(load)
+
+    def take_out(self, unwanted: Callable[[Delivery], bool]) -> list[Load]:
+        """Take away those that are not to be sent."""
+        found = []
+        for loads in (self._ready, self._unread):
+            for load in [load for load in loads if unwanted(load.delivery)]:
+                loads.remove(load)
+                found.append(load)
+        self._octets = sum(len(load.raw or b"") for load in self._ready)
+        return found
 
     def rest(self) -> list[Delivery]:
         """Take away all that is left."""

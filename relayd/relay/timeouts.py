@@ -30,6 +30,21 @@ class Timeouts:
         """The shortest of the waits for a transaction."""
         return min(self.mail, self.rcpt, self.data, self.block, self.final)
 
+    @property
+    def longest_silence(self) -> timedelta:
+        """The longest wait for a server in which nothing need happen (stirring.py); QUIT is not waited for."""
+        return max(
+            self.connect,
+            self.greeting,
+            self.ehlo,
+            self.starttls,
+            self.mail,
+            self.rcpt,
+            self.data,
+            self.block,
+            self.final,
+        )
+
     def __post_init__(self) -> None:
         lengths = [getattr(self, name) for name in self.__slots__ if name != "min_data_rate"]
         if any(length <= timedelta(0) for length in lengths):

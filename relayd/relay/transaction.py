@@ -73,6 +73,12 @@ class Load:
         """Whether every recipient has an outcome."""
         return len(self.outcomes) == len(self.delivery.recipients)
 
+    def settle_pending(self, outcome: Outcome) -> None:
+        """Give `outcome` to every recipient that is in no transaction: those that are may have it already."""
+        for recipient in self.pending:
+            self.outcomes[recipient.number] = outcome
+        self.pending = []
+
     def settle_rest(self, outcome: Outcome) -> None:
         """Give `outcome` to every recipient that has none."""
         for recipient in self.delivery.recipients:
@@ -142,7 +148,7 @@ class Transaction:
         """
         again = []
         for recipient, reply in self.refused:
-            if self.accepted and crowded(reply):
+            if self.accepted and too_many_recipients(reply):
                 again.append(recipient)
             else:
                 self.load.outcomes[recipient.number] = refusal(reply, Scope.RECIPIENT)
@@ -164,7 +170,7 @@ class Transaction:
     def keep_refusals(self) -> None:
         """Keep what was said for good of single recipients, whatever becomes of the others."""
         for recipient, reply in self.refused:
-            if reply.permanent and not crowded(reply):
+            if reply.permanent and not too_many_recipients(reply):
                 self.load.outcomes[recipient.number] = refusal(reply, Scope.RECIPIENT)
 
 
@@ -178,8 +184,8 @@ def refusal(reply: Reply, scope: Scope) -> Deferred | Failed:
     return Failed(reply, scope) if reply.permanent else Deferred(reply, scope)
 
 
-def crowded(reply: Reply) -> bool:
-    """Whether a reply to RCPT says "too many recipients" (RFC 5321 section 4.5.3.1.10): 452; and 552, as RFC 821 had
+def too_many_recipients(reply: Reply) -> bool:
+    """Whether a reply to RCPT says so (RFC 5321 section 4.5.3.1.10): 452; and 552, as RFC 821 had
     it, unless its status tells something else: the mailbox is full, the message too large (RFC 1870 section 6.1)."""
     if reply.code == 552:
         return reply.status in (None, _TOO_MANY)

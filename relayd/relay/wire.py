@@ -26,6 +26,7 @@ from relayd.mail.errors import SessionError
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.replies import ProtocolError, ReplyParser
+from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
 
 LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
@@ -65,10 +66,13 @@ class Listener(Protocol):
 class Wire(asyncio.Protocol):
     """See the module.  `expect` is never given less than the shortest of `timeouts`."""
 
-    def __init__(self, transport: asyncio.Transport, sock: socket.socket, timeouts: Timeouts) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, sock: socket.socket, timeouts: Timeouts, stirring: Stirring
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._socket = sock
+        self._stirring = stirring
         self._shortest = timeouts.shortest.total_seconds()
         self._listener: Listener | None = None
         self._parser = ReplyParser()
@@ -211,6 +215,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets arrived."""
+        self._stirring.stir()
         if self._listener is not None:
             self._listener.received(data)
         elif self._trouble is None and not self._parting:
@@ -234,6 +239,7 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """All has left."""
+        self._stirring.stir()
         self._paused = False
         self._wake()
         if self._listener is not None:
@@ -288,6 +294,7 @@ class Wire(asyncio.Protocol):
                 if self._listener is not None:
                     self._listener.expired()
                 return
+            self._stirring.stir()
             self._deadline = now + self._patience  # the server can answer only what it has
         self._timer = self._loop.call_later(min(self._deadline - now, self._shortest), self._look)
 

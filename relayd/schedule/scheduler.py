@@ -33,7 +33,7 @@ from relayd.schedule.window import Window
 
 SMALLEST_BATCH = 10  # fewer deliveries are not worth a connection of their own
 MOST_DESTINATIONS = 200  # of one site in one turn; the others have the next one
-MANY = 1_000  # an estimate that says "at least so many"
+MANY = 500  # recipients: an estimate that says "at least so many", since the queue counts no further
 QUICK = timedelta(seconds=2)  # for each message, connecting included
 
 
@@ -269,7 +269,8 @@ class Scheduler:
         if state.failures:
             return 1  # the probe
         room = allowed(state, now) - state.running
-        share = -(-sum(islice(state.due.values(), MOST_DESTINATIONS)) // room)
+        waiting = sum(islice(state.due.values(), MOST_DESTINATIONS))
+        share = waiting if waiting >= MANY else -(-waiting // room)
         batch = min(max(share, SMALLEST_BATCH), state.limits.max_messages_per_connection)
         rate = state.limits.message_rate
         return min(batch, state.messages.room(rate, now)) if rate else batch

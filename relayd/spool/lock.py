@@ -1,6 +1,7 @@
 """One daemon per spool: a flock on `<spool>/lock`.
 
-The kernel drops it when its holder dies, however that happens, so it proves that every older owner of a lease is dead.
+The kernel drops it when its holders die, however that happens, so it proves that every older owner of a lease is dead.
+Holders are the daemon and those of its children that inherit the descriptor: whoever may send mail.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Lock:
             raise
         return cls(descriptor)
 
+    @property
+    def descriptor(self) -> int:
+        """For children that share the lock: it is held until the last of them has ended."""
+        return self._descriptor
+
     def release(self) -> None:
-        """Let go.  The file stays, since removing it would let two have it."""
+        """Let go of our share.  The file stays, since removing it would let two have it."""
         os.close(self._descriptor)

@@ -5,6 +5,9 @@ call, no sync.  The page cache outlives a killed process, so after that only wha
 duplicate, and only what was begun counts as having been in hand.  It does not outlive the machine: the first line is
 the boot's id, and notes of another boot are not believed.  The file's blocks are allocated when it is made, so that
 a full disk cannot make a note fail in the middle.  A full file is begun anew, with what is still in flight.
+
+A worker has a file of its own, `notes.<owner>.<number>`: the daemon reads it when the worker has died, or the next
+start with all others.
 """
 
 from __future__ import annotations
@@ -45,11 +48,11 @@ def boot_id() -> str:
 
 
 class Notes:
-    """The notes of one start of the daemon.  In core it keeps what is noted and not over."""
+    """The notes of one start of the daemon, or of one worker.  In core it keeps what is noted and not over."""
 
     def __init__(self, path: Path, boot: str, *, size: int = SIZE) -> None:
         self._path = path
-        self._boot = boot
+        self.boot = boot
         self._size = size
         self._in_hand: dict[Claimed, str] = {}
         self._file: mmap.mmap | None = None
@@ -59,6 +62,10 @@ class Notes:
     def open(cls, directory: Path, owner: str) -> Self:
         """Begin the notes of a start of the daemon in `directory`."""
         return cls(directory / f"{PREFIX}{owner}", boot_id())
+
+    def of_worker(self, number: int) -> Path:
+        """Return where a worker of this start, that no other has the number of, is to keep its notes."""
+        return self._path.with_name(f"{self._path.name}.{number}")
 
     def beginning(self, lease: int, message_id: str) -> None:
         """Note that a delivery is in hand from now on.
@@ -98,7 +105,7 @@ class Notes:
     def _begin(self, line: bytes = b"") -> None:
         """Write a new file, with all that is in hand and `line`, beside the old one and put it in its place, so that
         there is a whole one at any time."""
-        lines = [self._boot, *(f"{what} {lease} {each}" for (lease, each), what in self._in_hand.items())]
+        lines = [self.boot, *(f"{what} {lease} {each}" for (lease, each), what in self._in_hand.items())]
         content = "".join(f"{each}\n" for each in lines).encode() + line
         # What is in hand alone must not make every note begin a new file.
         size = max(self._size, 4 * len(content))

@@ -9,18 +9,34 @@ while a notice is owed for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Notice
 from relayd.spool.database import AMONG, Database, as_set
 from relayd.spool.history import finish
-from relayd.spool.rows import MESSAGE, RECIPIENT, body_of, microseconds, recipient_of, reverse_path_of, time_of
+from relayd.spool.rows import (
+    MESSAGE,
+    NOTHING_TO_WARN_OF,
+    RECIPIENT,
+    WARNED_OF_DELAY,
+    body_of,
+    deadline_of,
+    microseconds,
+    recipient_of,
+    reverse_path_of,
+    time_of,
+)
 from relayd.spool.sites import witnessed
 
 SELECT_LATE = """
-    SELECT id FROM messages WHERE warned = 0 AND held = 0 AND sender <> '' AND arrived < ? ORDER BY arrived LIMIT ?
+    SELECT id FROM messages WHERE held = 0 AND open > 0 AND warned = 0 AND arrived < ? ORDER BY arrived LIMIT ?
+"""
+SELECT_MISSED = """
+    SELECT id FROM messages
+    WHERE deadline_mode = 'notify' AND warned < 2 AND held = 0 AND open > 0 AND deadline > arrived AND deadline <= ?
+    ORDER BY deadline LIMIT ?
 """
 _STILL_TRUE: dict[Action, frozenset[Status]] = {
     Action.FAILED: frozenset({Status.FAILED}),
@@ -94,6 +110,7 @@ def _notice(db: Database, notice_id: str, message_id: str, action: str, numbers:
         arrived=time_of(row[1]),
         ret=row[3],
         envid=row[4],
+        deadline=deadline_of(row),
     )
 
 
@@ -106,25 +123,30 @@ def settle_debts(db: Database, notice_ids: Collection[str]) -> None:
         finish(db, messages, None)
 
 
-def any_late(db: Database, arrived_before: datetime) -> bool:
+def any_late(db: Database, arrived_before: datetime | None, now: datetime) -> bool:
     """Whether `warn` would find something."""
-    return db.execute(SELECT_LATE, (microseconds(arrived_before), 1)).fetchone() is not None
+    return any(db.execute(select, (before, 1)).fetchone() for select, before, _ in _late(arrived_before, now))
 
 
-def warn(db: Database, arrived_before: datetime, limit: int, new_id: Callable[[], str]) -> int:
+def warn(db: Database, arrived_before: datetime | None, limit: int, now: datetime, new_id: Callable[[], str]) -> int:
     """See the contract.  A held message is not warned of: it waits for us, not for its recipients."""
-    before = microseconds(arrived_before)
     warned = 0
-    while warned < limit:
-        late = db.execute(SELECT_LATE, (before, limit - warned)).fetchall()
-        if not late:
-            break
-        warned += sum(_warn(db, message, new_id) for (message,) in late)
+    for select, before, level in _late(arrived_before, now):
+        while warned < limit and (late := db.execute(select, (before, limit - warned)).fetchall()):
+            warned += sum(_warn(db, message, level, new_id) for (message,) in late)
     return warned
 
 
-def _warn(db: Database, message_id: str, new_id: Callable[[], str]) -> bool:
-    db.execute("UPDATE messages SET warned = 1 WHERE id = ?", (message_id,))
+def _late(arrived_before: datetime | None, now: datetime) -> Iterator[tuple[str, int, int]]:
+    """Yield what finds late messages, what it takes, and what `warned` becomes: a missed deadline is the last to be
+    told, and is not told again as a mere delay."""
+    yield SELECT_MISSED, microseconds(now), NOTHING_TO_WARN_OF
+    if arrived_before is not None:
+        yield SELECT_LATE, microseconds(arrived_before), WARNED_OF_DELAY
+
+
+def _warn(db: Database, message_id: str, level: int, new_id: Callable[[], str]) -> bool:
+    db.execute("UPDATE messages SET warned = ? WHERE id = ?", (level, message_id))
     rows = db.execute(
         "SELECT number FROM recipients WHERE message = ? AND status IN ('queued', 'deferred') AND removing = 0"
         " AND (notify IS NULL OR notify & ?)",

@@ -134,11 +134,16 @@ class Queue(Protocol):
         """Return the earliest time after `now` at which something falls due, None if nothing waits."""
 
     async def expire(self, arrived_before: datetime, limit: int, now: datetime, *, until: datetime) -> list[Delivery]:
-        """Claim what is not final, held or in flight and arrived before, due or not, to be settled as failed."""
+        """Claim, due or not, what is not final, held or in flight and arrived before, or has a deadline that ends it
+        and has passed at `now`, to be settled as failed."""
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
-        """Owe a delay notice, once per message, for recipients that still wait and whose sender may be told
-        (RFC 3461 section 4.1: not where NOTIFY lacks DELAY; where it was not given, yes).  Return how many messages."""
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
+        """Owe a delay notice for recipients that still wait and whose sender may be told (RFC 3461 section 4.1: not
+        where NOTIFY lacks DELAY; where it was not given, yes).  Return how many messages.
+
+        Once for each message that arrived before (None: for none), and once for each whose NOTIFY deadline was ahead
+        when it came and has passed at `now`; not for its delay after that.
+        """
 
     async def notices(self, limit: int) -> list[Notice]:
         """Return notices that are owed, oldest first; each stays owed until `add` of the message with its id."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Envelope
 from relayd.mail.message import Body, Message
@@ -22,14 +23,19 @@ from relayd.spool.queue import HistoryRow
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FACTS = ("eight_bit", "eight_bit_header", "long_lines", "nul", "canonical")  # bits 0, 1, ... of messages.facts
 
-MESSAGE = "id, arrived, sender, ret, envid, size, wire_size, header_end, cuts, prefix, facts, notification, held"
+MESSAGE = (
+    "id, arrived, sender, ret, envid, size, wire_size, header_end, cuts, prefix, facts, notification, held, "
+    "deadline, deadline_mode, deadline_trace"
+)
 RECIPIENT = (
     "number, local_part, destination, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, "
     "possible_duplicate"
 )
 HISTORY = "id, arrived, finished, sender, size, recipients"
 
-INTO_MESSAGES = f"INSERT INTO messages ({MESSAGE}, total, open)"
+WARNED_OF_DELAY, NOTHING_TO_WARN_OF = 1, 2  # messages.warned
+
+INTO_MESSAGES = f"INSERT INTO messages ({MESSAGE}, total, open, warned)"
 INTO_RECIPIENTS = f"INSERT INTO recipients ({RECIPIENT}, message, arrived, held, urgent)"
 UPDATE_RECIPIENT = """
     UPDATE recipients SET status = ?, attempts = ?, due = ?, reply = ?, dsn = ?, peer = ?, attempted = ?,
@@ -81,7 +87,7 @@ def address_of(text: str) -> Address:
 
 def message_values(message: Message) -> tuple[Any, ...]:
     """Return a row for INTO_MESSAGES."""
-    body, envelope = message.body, message.envelope
+    body, envelope, deadline = message.body, message.envelope, message.envelope.deadline
     waiting = sum(not recipient.status.final for recipient in envelope.recipients)
     return (
         message.id,
@@ -97,8 +103,12 @@ def message_values(message: Message) -> tuple[Any, ...]:
         sum(getattr(body, fact) << bit for bit, fact in enumerate(FACTS)),
         message.notification,
         message.held,
+        None if deadline is None else microseconds(deadline.at),
+        None if deadline is None else deadline.mode.value,
+        deadline is not None and deadline.trace,
         len(envelope.recipients),
         waiting,
+        NOTHING_TO_WARN_OF if envelope.reverse_path is None else 0,
     )
 
 
@@ -123,7 +133,7 @@ def recipient_values(message: Message, recipient: Recipient) -> tuple[Any, ...]:
         message.id,
         arrived,
         message.held,
-        message.notification,
+        message.urgent,
     )
 
 
@@ -181,9 +191,21 @@ def reverse_path_of(row: Row) -> Address | None:
     return address_of(row[2]) if row[2] else None
 
 
+def deadline_of(row: Row) -> Deadline | None:
+    """Return the deadline of a row of the columns MESSAGE."""
+    at, mode, trace = row[13:16]
+    return None if at is None else Deadline(at=time_of(at), mode=DeadlineMode(mode), trace=bool(trace))
+
+
 def message_of(row: Row, recipients: Iterable[Recipient]) -> Message:
     """Return the message of a row of the columns MESSAGE."""
-    envelope = Envelope(reverse_path=reverse_path_of(row), recipients=tuple(recipients), ret=row[3], envid=row[4])
+    envelope = Envelope(
+        reverse_path=reverse_path_of(row),
+        recipients=tuple(recipients),
+        ret=row[3],
+        envid=row[4],
+        deadline=deadline_of(row),
+    )
     return Message(
         id=row[0],
         envelope=envelope,
@@ -206,6 +228,7 @@ def delivery_of(row: Row, recipients: Iterable[Recipient], lease: int) -> Delive
         ret=row[3],
         envid=row[4],
         notification=bool(row[11]),
+        deadline=deadline_of(row),
     )
 
 

@@ -5,9 +5,10 @@ added, and each is applied in one transaction together with its number.  A file 
 left alone.
 
 Times are microseconds since 1970 UTC.  `open` counts the recipients of a message that are not final.  `waiting`
-says whether a recipient may be claimed once it is due; the partial indexes over it serve `due`, `claim`, `next_due`
-and `expire`, and hold nothing else, so that they stay small while most of the queue is held or in flight.  `turn` is
-0 for what is urgent, 1 for what was never tried, 2 for what was.
+says whether a recipient may be claimed once it is due; the partial indexes over it serve `due`, `claim` and
+`next_due`, and hold nothing else, so that they stay small while most of the queue is held or in flight; `turn` is 0
+for what is urgent, 1 for what was never tried, 2 for what was.  Those over `open` serve `expire` and `warn`: by the
+message, since neither a claim nor a deferral changes its row.
 """
 
 from __future__ import annotations
@@ -132,6 +133,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE sites ADD COLUMN since INTEGER NOT NULL DEFAULT 0",  # of the first failure in a row
         "ALTER TABLE sites ADD COLUMN dsn TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE sites ADD COLUMN peer TEXT NOT NULL DEFAULT ''",
+    ),
+    (
+        # `warned` is 0, 1 once the delay was told, 2 when nothing of that kind will be told any more.
+        "ALTER TABLE messages ADD COLUMN deadline INTEGER",
+        "ALTER TABLE messages ADD COLUMN deadline_mode TEXT",  # mail.deadline.DeadlineMode
+        "ALTER TABLE messages ADD COLUMN deadline_trace INTEGER NOT NULL DEFAULT 0",
+        "UPDATE messages SET warned = 2 WHERE sender = ''",
+        "DROP INDEX IF EXISTS recipients_old",
+        "DROP INDEX IF EXISTS messages_unwarned",
+        "CREATE INDEX messages_open ON messages (warned, arrived) WHERE held = 0 AND open > 0",
+        """
+        CREATE INDEX messages_ending ON messages (deadline)
+            WHERE deadline_mode <> 'notify' AND held = 0 AND open > 0
+        """,
+        """
+        CREATE INDEX messages_notifying ON messages (deadline)
+            WHERE deadline_mode = 'notify' AND warned < 2 AND held = 0 AND open > 0 AND deadline > arrived
+        """,
     ),
 )
 VERSION = len(MIGRATIONS)

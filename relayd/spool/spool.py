@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from relayd.mail.errors import QueueError
+from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
@@ -32,6 +32,8 @@ from relayd.spool.takeover import TakenOver
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
+LOCK_PATIENCE = 1.0  # seconds that the workers of a daemon that was killed may need to end
+LOCK_LOOK = 0.02  # seconds between two tries
 
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
@@ -70,7 +72,7 @@ class Spool:
             OSError: a directory cannot be made or written.
         """
         make_directories(root)
-        lock = Lock.acquire(root / "lock")
+        lock = await _locked(root / "lock")
         owner = new_id(now)
         queue: SqliteQueue | None = None
         notes: Notes | None = None
@@ -107,6 +109,11 @@ class Spool:
         await self.queue.close()
         self.notes.close()
         self._lock.release()
+
+    @property
+    def lock_descriptor(self) -> int:
+        """For the workers: while one of them lives, no other daemon has this spool."""
+        return self._lock.descriptor
 
     # arrival
 
@@ -273,6 +280,19 @@ class Spool:
             await asyncio.to_thread(self.bodies.unlink, placed)
             await asyncio.to_thread(sync_file_system, self.root)  # before the original is a dropped file again
         return frozenset(known)
+
+
+async def _locked(path: Path) -> Lock:
+    """Take the lock; see `Lock.acquire`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LOCK_PATIENCE
+    while True:
+        try:
+            return Lock.acquire(path)
+        except SpoolLocked:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(LOCK_LOOK)
 
 
 def make_directories(root: Path) -> None:

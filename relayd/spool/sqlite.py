@@ -177,6 +177,12 @@ class SqliteQueue:
             raise QueueError("only a daemon takes over")
         return await self._change(lambda db: takeover.take_over(db, owner, now, noted))
 
+    async def bury(self, noted: Noted, now: datetime) -> TakenOver:
+        """Mark and count what a worker of ours left in flight when it died: see takeover.py."""
+        taken = await self._change(lambda db: takeover.bury(db, noted, now))
+        self._over(noted.ending)
+        return taken
+
     # claims
 
     async def due(self, now: datetime, limit: int) -> list[Due]:
@@ -216,10 +222,10 @@ class SqliteQueue:
 
     # notices
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
-        if not await self._look(lambda db: notices.any_late(db, arrived_before)):
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
+        if not await self._look(lambda db: notices.any_late(db, arrived_before, now)):
             return 0
-        return await self._change(lambda db: notices.warn(db, arrived_before, limit, self._new_id))
+        return await self._change(lambda db: notices.warn(db, arrived_before, limit, now, self._new_id))
 
     async def notices(self, limit: int) -> list[Notice]:
         if not await self._look(notices.any_owed):

@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from relayd.mail.address import Address
 from relayd.mail.envelope import Envelope
 from relayd.mail.errors import InvalidAddress
 from relayd.mail.recipient import Recipient
+from relayd.submission.deadline import read_deadline
 from relayd.submission.header import Field, Header
 from relayd.submission.mailboxes import addresses_in, text_of
 from relayd.submission.parameters import (
@@ -77,18 +79,18 @@ class Domains:
                 yield self.address(target, f"the alias {alias}")
 
 
-def read_envelope(header: Header, domains: Domains) -> Envelope:
-    """Return the envelope of a file with this header.
+def read_envelope(header: Header, domains: Domains, arrived: datetime) -> Envelope:
+    """Return the envelope of a file with this header that arrived then.
 
     Raises:
-        Refused: no sender, no recipient, or an address or parameter that cannot be used.
+        Refused: no sender, no recipient, or an address, parameter or deadline that cannot be used.
     """
     senders = [field for field in header.leading if field.name == "x-sender"]
     receivers = [field for field in header.leading if field.name == "x-receiver"]
     block = _resent_block(header.fields)
     parameters = SenderParameters()
     if senders:
-        reverse_path, parameters = _declared_sender(senders, domains)
+        reverse_path, parameters = _declared_sender(senders, domains, arrived)
     else:
         reverse_path = _sender_of(header.fields, block, domains)
     named = _declared_recipients(receivers) if receivers else _recipients_of(header.fields, block)
@@ -97,14 +99,17 @@ def read_envelope(header: Header, domains: Domains) -> Envelope:
         recipients=_numbered(named, domains),
         ret=parameters.ret,
         envid=parameters.envid,
+        deadline=read_deadline(header, parameters.by, arrived),
     )
 
 
-def _declared_sender(senders: Sequence[Field], domains: Domains) -> tuple[Address | None, SenderParameters]:
+def _declared_sender(
+    senders: Sequence[Field], domains: Domains, arrived: datetime
+) -> tuple[Address | None, SenderParameters]:
     if len(senders) > 1:
         raise Refused(f"there are {len(senders)} X-Sender lines", "leave one")
     text, rest = _mailbox_and_rest(senders[0])
-    return domains.address(text, "X-Sender") if text else None, sender_parameters(rest)
+    return domains.address(text, "X-Sender") if text else None, sender_parameters(rest, arrived)
 
 
 _Named = tuple[str, str, ReceiverParameters]  # the address as written, its field, its parameters

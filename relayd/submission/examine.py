@@ -46,7 +46,7 @@ class Examiner:
             more, whole = _filled(read, min(max(len(head), CHUNK), MAX_WINDOW - len(head)))
             head += more
             header = read_header(head, whole=whole)
-        envelope = read_envelope(header, self._domains)
+        envelope = read_envelope(header, self._domains, arrived)
         prefix = generated_fields(
             header,
             queue_id=queue_id,

@@ -5,6 +5,7 @@ is neither a field nor empty ends the header where it begins (RFC 5322 section 2
 
     the lines of the envelope convention (X-Sender, X-Receiver, and what Exchange's replay puts among them) where
     they stand before all other fields; a byte order mark and an mbox `From ` line before those;
+    X-Relayd-Deadline, among those lines or elsewhere;
     Bcc, Resent-Bcc (RFC 5322 section 3.6.3) and Return-Path (RFC 5321 section 4.4), wherever they are.
 """
 
@@ -25,6 +26,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _ENVELOPE = frozenset({b"x-sender", b"x-receiver"})
+_DEADLINE = b"x-relayd-deadline"
 _REPLAY = frozenset(
     {
         b"x-createdby",
@@ -48,8 +50,9 @@ _KEPT = _RECIPIENTS | {
     b"resent-date",
     b"resent-message-id",
     b"resent-reply-to",
+    _DEADLINE,
 }
-_CUT = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+_CUT = frozenset({b"bcc", b"resent-bcc", b"return-path", _DEADLINE})
 
 
 class Field(NamedTuple):
@@ -61,7 +64,8 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What was found.  `leading` are X-Sender and X-Receiver in order, `fields` the others that matter, in order.
+    """What was found.  `leading` are X-Sender and X-Receiver in order, and X-Relayd-Deadline among them; `fields` the
+    others that matter, in order.
 
     `end` is the offset of the first octet of the body.  `cuts` are sorted, apart from one another, and each made of
     whole lines.  `plain` tells that the file less its cuts is the message.  It is not where no empty line stands
@@ -126,20 +130,22 @@ def _before_fields(head: bytes) -> int:
 def _leading_block(head: bytes, start: int) -> tuple[list[Field], int]:
     """Return the envelope lines and where they end: `start` if there are none.
 
-    A field of the replay kind is one of them only if an X-Sender or X-Receiver is: elsewhere it is the message's own.
+    The other fields belong to them only if an X-Sender or X-Receiver does: elsewhere they are the message's own.
     """
     leading: list[Field] = []
     position = start
+    declared = False
     while match := _FIELD.match(head, position):
         name = match[1].lower()
-        if name in _ENVELOPE:
+        if name in _ENVELOPE or name == _DEADLINE:
             leading.append(Field(name.decode("ascii"), match[2]))
+            declared = declared or name != _DEADLINE
         elif name not in _REPLAY:
             break
         position = match.end()
         if name == b"x-endofinjectedxheaders":
             break
-    return leading, position if leading else start
+    return (leading, position) if declared else ([], start)
 
 
 def _read_fields(head: bytes, start: int, cuts: list[tuple[int, int]]) -> tuple[list[Field], int]:

@@ -1,4 +1,4 @@
-"""The ESMTP parameters behind an address of an X-Sender or X-Receiver line (RFC 3461 section 4).
+"""The ESMTP parameters behind an address of an X-Sender or X-Receiver line (RFC 3461 section 4, RFC 2852 section 4).
 
 Pure.  Values are checked where they come in, because they go out on the MAIL and RCPT lines and into notifications:
 xtext of printable ASCII, and nothing hidden in it that is not printable either.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.recipient import Notify
 from relayd.submission.refusal import Refused, shown
 
@@ -17,16 +19,19 @@ MAX_ORCPT = 500  # characters, RFC 3461 section 4.2
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[2-9A-F][0-9A-F])+")
 _ORCPT = re.compile(r"[A-Za-z0-9-]+;(?:[!-*,-<>-~]|\+[2-9A-F][0-9A-F])+")
+_BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)")
+_BY_MODES = {"N": DeadlineMode.NOTIFY, "R": DeadlineMode.RETURN}
 _DELETE = "+7F"
 _IGNORED = frozenset({"AUTH", "BODY", "SIZE", "SMTPUTF8"})  # of the hop the message came by, not of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SenderParameters:
-    """RET and ENVID, None where they were not given."""
+    """RET, ENVID and BY, None where they were not given."""
 
     ret: str | None = None
     envid: str | None = None
+    by: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +42,25 @@ class ReceiverParameters:
     orcpt: str | None = None
 
 
-def sender_parameters(text: str) -> SenderParameters:
-    """Parse what follows the address of X-Sender; raises Refused."""
-    given = _split(text, "X-Sender", frozenset({"RET", "ENVID"}))
+def sender_parameters(text: str, arrived: datetime) -> SenderParameters:
+    """Parse what follows the address of X-Sender, in a file that arrived then; raises Refused."""
+    given = _split(text, "X-Sender", frozenset({"RET", "ENVID", "BY"}))
     ret, envid = given.get("RET"), given.get("ENVID")
     if ret is not None and ret.upper() not in ("FULL", "HDRS"):
         raise _bad("X-Sender", f"RET={ret}")
     if envid is not None and (len(envid) > MAX_ENVID or not _XTEXT.fullmatch(envid) or _DELETE in envid):
         raise _bad("X-Sender", f"ENVID={envid}")
-    return SenderParameters(ret=ret.upper() if ret else None, envid=envid)
+    by = _deadline(given["BY"], arrived) if "BY" in given else None
+    return SenderParameters(ret=ret.upper() if ret else None, envid=envid, by=by)
+
+
+def _deadline(text: str, arrived: datetime) -> Deadline:
+    """Parse a by-value.  Only mode N may name a time that has passed: whoever had the message then told the sender."""
+    match = _BY.fullmatch(text.upper())
+    if match is None or (match[2] == "R" and int(match[1]) <= 0):
+        raise _bad("X-Sender", f"BY={text}")
+    at = arrived + timedelta(seconds=int(match[1]))
+    return Deadline(at=at, mode=_BY_MODES[match[2]], trace=bool(match[3]))
 
 
 def receiver_parameters(text: str) -> ReceiverParameters:

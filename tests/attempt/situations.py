@@ -28,6 +28,7 @@ PEER = "mx1.example.net[192.0.2.1]:25"
 
 QUEUED = Delivered(Reply(250, "queued", EnhancedStatus(2, 0, 0)))
 GREYLISTED = Deferred(Reply(450, "greylisted", EnhancedStatus(4, 2, 0)), scope=Scope.RECIPIENT)
+NOT_NOW = Deferred(Reply(450, "not now", EnhancedStatus(4, 2, 1)), scope=Scope.RECIPIENT)
 NO_SUCH_USER = Failed(Reply(550, "no such user", EnhancedStatus(5, 1, 1)), scope=Scope.RECIPIENT)
 REFUSED = Deferred(scope=Scope.HOST, reason="mx1.example.net: connection refused", status=EnhancedStatus(4, 4, 1))
 
@@ -111,7 +112,7 @@ class MemoryLedger:
         self.handed: set[str] = set()  # the debts whose recipients are fixed
         self.old: list[Delivery] = []
         self.to_warn: list[list[Notice]] = []
-        self.asked: list[tuple[str, datetime]] = []
+        self.asked: list[tuple[str, datetime | None]] = []
         self.trouble: QueueError | None = None
         self.poison: str = ""
         self.gate = asyncio.Event()
@@ -174,7 +175,7 @@ class MemoryLedger:
     async def drop_notice(self, notice_id: str) -> None:
         del self.debts[notice_id]
 
-    async def warn(self, arrived_before: datetime, limit: int) -> int:
+    async def warn(self, arrived_before: datetime | None, limit: int, now: datetime) -> int:
         self.asked.append(("warn", arrived_before))
         batch = self.to_warn.pop() if self.to_warn else []
         self.debts |= {notice.id: notice for notice in batch}

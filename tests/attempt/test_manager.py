@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 import pytest
 
 from relayd.attempt.manager import AttemptManager
+from relayd.attempt.retry import MARGIN, SPREAD
 from relayd.attempt.settings import Bounds, RetrySettings
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.errors import QueueError
 from relayd.mail.events import (
     Attempted,
@@ -25,15 +27,16 @@ from relayd.mail.events import (
     Trouble,
 )
 from relayd.mail.message import Body
-from relayd.mail.outcome import Failed
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Status
-from relayd.mail.reply import EnhancedStatus
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action
 from tests.attempt.situations import (
     GREYLISTED,
     HOSTNAME,
     MINUTE,
     NO_SUCH_USER,
+    NOT_NOW,
     NOW,
     QUEUED,
     REFUSED,
@@ -238,6 +241,15 @@ async def test_a_site_that_stays_dead_backs_off_longer_each_time(bench: Bench) -
     assert bench.ledger.sites[SITE].since == NOW
 
 
+async def test_a_site_that_greylists_whoever_connects_gets_the_time_that_it_asks_for(bench: Bench) -> None:
+    reply = Reply(421, "greylisted, come back in 10 minutes")
+
+    retry_at = await bench.manager.site_failed(SITE, Deferred(reply, Scope.HOST), [a_delivery()])
+
+    assert retry_at == NOW + 10 * MINUTE + MARGIN + SPREAD
+    assert bench.ledger.settled[0].recipients[0].due == retry_at
+
+
 async def test_relayers_that_fail_together_count_as_one_failure(bench: Bench) -> None:
     times = await asyncio.gather(*(bench.manager.site_failed(SITE, REFUSED, [a_delivery()]) for _ in range(20)))
 
@@ -304,6 +316,20 @@ async def test_a_sweep_fails_all_that_is_too_old_and_tells_its_senders(bench: Be
     assert len(bench.told(Attempted)) == 5
 
 
+async def test_a_sweep_fails_what_is_past_its_deadline_with_what_was_said_last(bench: Bench) -> None:
+    tried = a_recipient(status=Status.DEFERRED, attempts=4, reply="451 4.3.0 not now", dsn="4.3.0")
+    deadline = Deadline(at=NOW, mode=DeadlineMode.OWN)
+    bench.ledger.old = [replace(a_delivery(tried, arrived=NOW - timedelta(days=6)), deadline=deadline)]
+
+    await bench.manager.sweep(NOW)
+    await bench.idle()
+
+    (recipient,) = bench.ledger.settled[0].recipients
+    assert (recipient.status, recipient.dsn, recipient.attempts) == (Status.FAILED, "5.4.7", 4)
+    assert recipient.reply == "the deadline, 2026-11-22 07:20:00 UTC, passed; last reply: 451 4.3.0 not now"
+    assert b"Status: 5.4.7\r\n" in bench.store.added[0][1]
+
+
 async def test_a_sweep_warns_of_what_has_waited_four_hours(bench: Bench) -> None:
     waiting = a_recipient(status=Status.DEFERRED, reply="450 later", dsn="4.0.0")
     notices = [a_notice(action=Action.DELAYED, recipients=(waiting,), id=f"{n:020}") for n in range(3)]
@@ -317,12 +343,24 @@ async def test_a_sweep_warns_of_what_has_waited_four_hours(bench: Bench) -> None
     assert len(bench.store.added) == 3
 
 
-async def test_without_warn_after_nobody_is_warned(bench: Bench) -> None:
+async def test_a_warning_promises_no_try_past_the_deadline(bench: Bench) -> None:
+    deadline = Deadline(at=NOW + timedelta(hours=1), mode=DeadlineMode.RETURN)
+    waiting = a_recipient(status=Status.DEFERRED, reply="450 later", dsn="4.0.0")
+    bench.ledger.to_warn = [[a_notice(action=Action.DELAYED, recipients=(waiting,), deadline=deadline)]]
+
+    await bench.manager.sweep(NOW)
+    await bench.idle()
+
+    ((_, content),) = bench.store.added
+    assert b"Will-Retry-Until: Sun, 22 Nov 2026 08:20:00 +0000\r\n" in content
+
+
+async def test_without_warn_after_nobody_is_warned_but_of_deadlines(bench: Bench) -> None:
     bench.manager.reload(replace(RetrySettings(), warn_after=timedelta()), HOSTNAME)
 
     await bench.manager.sweep(NOW)
 
-    assert [what for what, _ in bench.ledger.asked] == ["expire"]
+    assert bench.ledger.asked == [("expire", NOW - timedelta(days=5)), ("warn", None)]
 
 
 async def test_a_sweep_over_a_broken_queue_ends_and_the_next_one_works(bench: Bench) -> None:
@@ -341,7 +379,7 @@ async def test_a_sweep_over_a_broken_queue_ends_and_the_next_one_works(bench: Be
 async def test_after_a_reload_the_new_settings_decide(bench: Bench) -> None:
     bench.manager.reload(RetrySettings(first=timedelta(seconds=10)), "other.example.org")
 
-    await bench.manager.report(an_attempt(a_delivery(), GREYLISTED))
+    await bench.manager.report(an_attempt(a_delivery(), NOT_NOW))
     await bench.manager.report(an_attempt(a_delivery(), NO_SUCH_USER))
     await bench.idle()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage, Message
 from email.policy import default
@@ -16,6 +16,7 @@ from relayd.attempt.notification import build, recognised
 from relayd.attempt.parts import MAX_HEADER, MAX_RETURNED, octets_needed
 from relayd.mail import message as mail
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.recipient import Notify, Status
 from relayd.mail.settlement import Action, Notice
 from tests.attempt.situations import HOSTNAME, NOW, SENDER, a_failed_recipient, a_notice, a_recipient
@@ -120,6 +121,63 @@ def test_a_warning_of_what_was_never_tried_has_a_status_all_the_same() -> None:
     assert blocks[1]["Status"] == "4.0.0"
     assert "Diagnostic-Code" not in blocks[1]
     assert "no attempt could be made" in words.get_content()
+
+
+def waiting_by(at: datetime, arrived: datetime = NOW - timedelta(hours=1), action: Action = Action.DELAYED) -> Notice:
+    """A notice, owed since NOW, of a message that is told of when its deadline has passed."""
+    recipient = a_recipient(status=Status.DEFERRED, attempts=3, reply="450 4.2.0 later", dsn="4.2.0", attempted=NOW)
+    deadline = Deadline(at=at, mode=DeadlineMode.NOTIFY)
+    return a_notice(action=action, recipients=(recipient,), arrived=arrived, deadline=deadline)
+
+
+def test_a_missed_deadline_is_told_as_such_and_that_tries_go_on() -> None:
+    words, blocks, _ = parts_of(read(waiting_by(NOW)))
+
+    text = words.get_content().replace("\r\n", " ")
+    assert "has not been delivered to the recipients below by its deadline, Sun, 22 Nov 2026 07:20:00 +0000." in text
+    assert "It will be tried until Fri, 27 Nov 2026 07:20:00 +0000" in text
+    assert blocks[0]["Deliver-By-Date"] == "Sun, 22 Nov 2026 07:20:00 +0000"
+    assert (blocks[1]["Action"], blocks[1]["Status"]) == ("delayed", "4.4.7")
+    assert blocks[1]["Diagnostic-Code"] == "smtp; 450 4.2.0 later"
+    assert blocks[1]["Will-Retry-Until"] == "Fri, 27 Nov 2026 07:20:00 +0000"
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        waiting_by(NOW + timedelta(seconds=1)),
+        waiting_by(NOW - timedelta(hours=1)),
+        replace(waiting_by(NOW), deadline=Deadline(at=NOW, mode=DeadlineMode.OWN)),
+        replace(waiting_by(NOW), deadline=None),
+    ],
+    ids=["ahead", "passed before it came", "one that ends it", "none"],
+)
+def test_a_mere_delay_is_not_told_as_a_missed_deadline(notice: Notice) -> None:
+    words, blocks, _ = parts_of(read(notice))
+
+    assert blocks[1]["Status"] == "4.2.0"
+    assert "deadline" not in words.get_content()
+
+
+def test_what_was_passed_on_with_a_deadline_is_told_so() -> None:
+    done = a_recipient(status=Status.DELIVERED, reply="250 queued", dsn="2.0.0", attempted=NOW)
+    notice = replace(waiting_by(NOW, action=Action.RELAYED), recipients=(done,))
+
+    words, blocks, _ = parts_of(read(notice))
+
+    assert (blocks[1]["Action"], blocks[1]["Status"]) == ("relayed", "2.0.0")
+    assert "to be delivered by Sun, 22 Nov 2026 07:20:00 +0000, was passed" in words.get_content().replace("\r\n", " ")
+
+
+def test_a_bounce_past_the_deadline_tells_programs_when_it_was() -> None:
+    deadline = Deadline(at=NOW, mode=DeadlineMode.OWN)
+    late = a_failed_recipient(reply=deadline.missed("451 4.3.0 not now"), dsn="5.4.7")
+
+    words, blocks, _ = parts_of(read(a_notice(recipients=(late,), deadline=deadline)))
+
+    assert blocks[0]["Deliver-By-Date"] == "Sun, 22 Nov 2026 07:20:00 +0000"
+    assert (blocks[1]["Status"], blocks[1]["Diagnostic-Code"]) == ("5.4.7", "smtp; 451 4.3.0 not now")
+    assert "the deadline, 2026-11-22 07:20:00 UTC, passed" in words.get_content().replace("\r\n    ", " ")
 
 
 def test_a_success_is_told_as_relayed() -> None:

@@ -9,17 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.attempt.retry import MARGIN, SPREAD
 from relayd.attempt.settings import RetrySettings
 from relayd.attempt.settle import MAX_REPLY, settle, settle_expired, single_line
 from relayd.mail.attempt import Attempt
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
-from relayd.mail.reply import Reply
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action, Settlement
 from tests.attempt.situations import (
     GREYLISTED,
     MINUTE,
     NO_SUCH_USER,
+    NOT_NOW,
     NOW,
     PEER,
     QUEUED,
@@ -30,6 +33,12 @@ from tests.attempt.situations import (
 )
 
 RETRY = RetrySettings()
+OWN, RETURN, NOTIFY = DeadlineMode.OWN, DeadlineMode.RETURN, DeadlineMode.NOTIFY
+
+
+def by(mode: DeadlineMode, *, trace: bool = False) -> Deadline:
+    """A deadline that is far away."""
+    return Deadline(at=NOW + timedelta(days=30), mode=mode, trace=trace)
 
 
 def settled(attempt: Attempt, **changes: object) -> Settlement:
@@ -37,8 +46,8 @@ def settled(attempt: Attempt, **changes: object) -> Settlement:
     return settle(attempt, retry, attempt.ended, jitter=1.0)
 
 
-def alone(attempt: Attempt) -> Recipient:
-    (recipient,) = settled(attempt).recipients
+def alone(attempt: Attempt, **changes: object) -> Recipient:
+    (recipient,) = settled(attempt, **changes).recipients
     return recipient
 
 
@@ -58,8 +67,8 @@ def test_a_refused_recipient_fails_and_the_sender_is_owed_a_notice() -> None:
     assert settlement.notices == {0: Action.FAILED}
 
 
-def test_a_greylisted_recipient_is_tried_again_a_minute_later() -> None:
-    settlement = settled(an_attempt(a_delivery(), GREYLISTED))
+def test_a_deferred_recipient_is_tried_again_a_minute_later() -> None:
+    settlement = settled(an_attempt(a_delivery(), NOT_NOW))
     (recipient,) = settlement.recipients
 
     assert (recipient.status, recipient.attempts, recipient.due) == (Status.DEFERRED, 1, NOW + MINUTE)
@@ -69,7 +78,37 @@ def test_a_greylisted_recipient_is_tried_again_a_minute_later() -> None:
 def test_each_further_deferral_waits_longer() -> None:
     recipient = a_recipient(status=Status.DEFERRED, attempts=3)
 
-    assert alone(an_attempt(a_delivery(recipient), GREYLISTED)).due == NOW + 8 * MINUTE
+    assert alone(an_attempt(a_delivery(recipient), NOT_NOW)).due == NOW + 8 * MINUTE
+
+
+def test_a_greylisted_recipient_is_tried_again_after_five_minutes_and_a_little() -> None:
+    recipient = alone(an_attempt(a_delivery(), GREYLISTED))
+
+    assert (recipient.status, recipient.attempts) == (Status.DEFERRED, 1)
+    assert recipient.due == NOW + 5 * MINUTE + MARGIN + SPREAD
+
+
+def test_a_greylisted_recipient_is_tried_again_when_the_server_wants_it() -> None:
+    asks = Deferred(Reply(450, "Greylisted for 300 seconds", EnhancedStatus(4, 2, 0)), scope=Scope.RECIPIENT)
+
+    recipient = alone(an_attempt(a_delivery(), asks), greylist=timedelta(hours=1))
+
+    assert recipient.due == NOW + 5 * MINUTE + MARGIN + SPREAD
+
+
+def test_a_greylisting_does_not_outlive_the_message() -> None:
+    asks = Deferred(Reply(450, "Greylisted for 12 hours"), scope=Scope.RECIPIENT)
+    delivery = a_delivery(arrived=NOW - RETRY.lifetime + MINUTE)
+
+    assert alone(an_attempt(delivery, asks)).due == NOW + MINUTE
+
+
+def test_recipients_that_are_greylisted_together_are_retried_together() -> None:
+    delivery = a_delivery(a_recipient(0), a_recipient(1))
+
+    one, other = settled(an_attempt(delivery, GREYLISTED)).recipients
+
+    assert one.due == other.due
 
 
 def test_recipients_of_one_delivery_keep_their_own_outcomes() -> None:
@@ -102,7 +141,7 @@ def test_a_lost_host_without_a_time_for_its_site_does() -> None:
 
 
 def test_a_sites_time_does_not_move_what_a_server_said_of_a_recipient() -> None:
-    recipient = alone(an_attempt(a_delivery(), GREYLISTED, retry_at=NOW + 50 * MINUTE))
+    recipient = alone(an_attempt(a_delivery(), NOT_NOW, retry_at=NOW + 50 * MINUTE))
 
     assert recipient.due == NOW + MINUTE
 
@@ -131,7 +170,7 @@ def test_nothing_is_put_off_past_its_lifetime(retry_at: object) -> None:
 
 
 def test_what_expires_untried_says_so_and_counts_no_attempt() -> None:
-    settlement = settle_expired(a_delivery(arrived=NOW - RETRY.lifetime))
+    settlement = settle_expired(a_delivery(arrived=NOW - RETRY.lifetime), NOW)
     (recipient,) = settlement.recipients
 
     assert (recipient.status, recipient.dsn, recipient.attempts) == (Status.FAILED, "5.4.7", 0)
@@ -142,7 +181,7 @@ def test_what_expires_untried_says_so_and_counts_no_attempt() -> None:
 def test_what_expires_keeps_what_its_last_attempt_left() -> None:
     tried = alone(an_attempt(a_delivery(), GREYLISTED))
 
-    (recipient,) = settle_expired(a_delivery(tried)).recipients
+    (recipient,) = settle_expired(a_delivery(tried), NOW).recipients
 
     assert recipient.reply == "delivery time expired; last reply: 450 4.2.0 greylisted"
     assert (recipient.attempts, recipient.peer, recipient.attempted) == (1, PEER, NOW)
@@ -183,13 +222,94 @@ def test_who_is_told_follows_notify(
     assert settled(attempt).notices.get(0) is owed
 
 
+@pytest.mark.parametrize(
+    ("deadline", "notify", "relays_deadline", "owed"),
+    [
+        (by(NOTIFY), None, False, Action.RELAYED),
+        (by(NOTIFY), Notify.FAILURE, False, Action.RELAYED),
+        (by(NOTIFY), Notify.NEVER, False, None),
+        (by(NOTIFY), None, True, None),
+        (by(NOTIFY, trace=True), None, True, Action.RELAYED),
+        (by(RETURN), None, True, None),
+        (by(RETURN, trace=True), None, True, Action.RELAYED),
+        (by(RETURN, trace=True), Notify.NEVER, True, None),
+        (by(OWN), None, False, None),
+    ],
+)
+def test_who_asked_for_it_is_told_where_a_message_with_a_deadline_went(
+    deadline: Deadline, notify: Notify | None, relays_deadline: bool, owed: Action | None
+) -> None:
+    delivery = replace(a_delivery(a_recipient(notify=notify)), deadline=deadline)
+    attempt = an_attempt(delivery, QUEUED, relays_dsn=True, relays_deadline=relays_deadline)
+
+    assert settled(attempt).notices.get(0) is owed
+    assert settled(replace(attempt, outcomes={0: GREYLISTED})).notices == {}
+    assert settle_expired(delivery, NOW).notices.get(0) is (None if notify is Notify.NEVER else Action.FAILED)
+
+
+@pytest.mark.parametrize("mode", [OWN, RETURN])
+def test_a_deferral_past_the_deadline_is_a_failure_that_names_it(mode: DeadlineMode) -> None:
+    deadline = Deadline(at=NOW, mode=mode)
+
+    settlement = settled(an_attempt(replace(a_delivery(), deadline=deadline), GREYLISTED))
+    (recipient,) = settlement.recipients
+
+    assert (recipient.status, recipient.dsn, recipient.due) == (Status.FAILED, "5.4.7", None)
+    assert recipient.reply == "the deadline, 2026-11-22 07:20:00 UTC, passed; last reply: 450 4.2.0 greylisted"
+    assert settlement.notices == {0: Action.FAILED}
+
+
+def test_what_the_sweep_finds_past_its_deadline_names_it_too() -> None:
+    delivery = replace(a_delivery(a_recipient(reply="451 later", peer=PEER)), deadline=Deadline(at=NOW, mode=OWN))
+
+    late = settle_expired(delivery, NOW).recipients[0]
+    old = settle_expired(replace(delivery, deadline=by(OWN)), NOW).recipients[0]
+
+    assert late.reply == "the deadline, 2026-11-22 07:20:00 UTC, passed; last reply: 451 later"
+    assert old.reply == "delivery time expired; last reply: 451 later"
+
+
+def test_what_a_relayer_left_alone_at_the_deadline_was_not_tried_again() -> None:
+    too_late = Failed(reason="whatever it says", status=EnhancedStatus(5, 4, 7))
+    tried = a_recipient(status=Status.DEFERRED, attempts=4, reply="451 later", peer="other", attempted=NOW - MINUTE)
+    delivery = replace(a_delivery(tried), deadline=Deadline(at=NOW, mode=OWN))
+
+    left_alone = alone(an_attempt(delivery, too_late))
+    refused = alone(an_attempt(replace(delivery, deadline=by(RETURN)), too_late))
+
+    assert left_alone == settle_expired(delivery, NOW).recipients[0]
+    assert (left_alone.attempts, left_alone.peer) == (4, "other")
+    assert (refused.attempts, refused.peer, refused.reply) == (5, PEER, "whatever it says")
+
+
+def test_a_sites_back_off_does_not_reach_past_the_deadline() -> None:
+    delivery = replace(a_delivery(), deadline=Deadline(at=NOW + MINUTE, mode=OWN))
+    attempt = an_attempt(delivery, REFUSED, retry_at=NOW + 50 * MINUTE)
+
+    assert alone(attempt).due == NOW + MINUTE
+    assert alone(replace(attempt, retry_at=NOW + MINUTE / 2)).due == NOW + MINUTE / 2
+
+
+def test_past_a_deadline_that_only_notifies_tries_go_on_as_ever() -> None:
+    delivery = replace(a_delivery(), deadline=Deadline(at=NOW, mode=NOTIFY))
+
+    assert alone(an_attempt(delivery, GREYLISTED)) == alone(an_attempt(a_delivery(), GREYLISTED))
+
+
+def test_a_deadline_beyond_the_lifetime_makes_it_no_longer() -> None:
+    delivery = replace(a_delivery(arrived=NOW - RETRY.lifetime + MINUTE), deadline=by(OWN))
+
+    assert alone(an_attempt(delivery, GREYLISTED)).due == NOW + MINUTE
+    assert alone(an_attempt(delivery, GREYLISTED, ended=NOW + MINUTE)).reply.startswith("delivery time expired")
+
+
 @pytest.mark.parametrize("outcome", [QUEUED, NO_SUCH_USER, GREYLISTED])
 def test_a_message_from_nobody_never_owes_a_notice(outcome: Delivered | Deferred | Failed) -> None:
     recipient = a_recipient(notify=Notify.SUCCESS | Notify.FAILURE)
     delivery = a_delivery(recipient, sender=None, arrived=NOW - RETRY.lifetime)
 
     assert settled(an_attempt(delivery, outcome)).notices == {}
-    assert settle_expired(delivery).notices == {}
+    assert settle_expired(delivery, NOW).notices == {}
 
 
 def test_an_attempt_that_lacks_an_outcome_is_our_own_mistake() -> None:

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from relayd.cli import queue
+from relayd.mail.deadline import DeadlineMode
 from relayd.mail.recipient import Status
 from tests.cli.situations import CommandLine, Said, messages, waiting
-from tests.spool.mail import NOW, a_message
+from tests.spool.mail import NOW, a_message, by
 from tests.support.process import ROOT
 
-MESSAGE_KEYS = {"id", "arrived", "sender", "size", "held", "hold_reason", "in_flight", "finished", "recipients"}
+MESSAGE_KEYS = {
+    *("id", "arrived", "sender", "size", "held", "hold_reason", "in_flight", "deadline", "deadline_mode", "finished"),
+    "recipients",
+}
 RECIPIENT_KEYS = {
     *("address", "status", "attempts", "due", "reply", "dsn", "host", "attempted", "possible_duplicate"),
 }
@@ -74,6 +78,17 @@ def test_a_list_may_be_limited_to_the_oldest(relayd: CommandLine) -> None:
     relayd.queue(*messages(2), oldest)
 
     assert [each["id"] for each in relayd("queue", "list", "--limit", "1", "--json").json] == [oldest.id]
+
+
+def test_a_deadline_is_listed_and_shown(relayd: CommandLine) -> None:
+    message = a_message(deadline=by(NOW + timedelta(hours=2), DeadlineMode.RETURN))
+    relayd.queue(message)
+
+    (first, *_) = relayd("queue", "list").out.splitlines()
+    shown = relayd("queue", "show", message.id, "--json").json
+
+    assert first.endswith("  (deadline 2026-11-22T14:00:00Z)")
+    assert (shown["deadline"], shown["deadline_mode"]) == ("2026-11-22T14:00:00.000Z", "return")
 
 
 def test_a_message_from_the_null_path_is_shown_as_such(relayd: CommandLine) -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.spool.queue import HistoryRow, Listed, Queue
 from relayd.spool.sqlite import SqliteQueue
-from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, settled
+from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, by, settled
 
 
 async def on_sqlite(directory: Path) -> SqliteQueue:
@@ -63,7 +64,14 @@ async def listed(queue: Queue) -> list[str]:
 class TestAdd:
     async def test_a_message_comes_back_as_it_was_added(self, queue: Queue) -> None:
         body = Body(size=9, wire_size=20, header_end=5, cuts=((0, 2), (3, 5)), prefix=b"A: b\r\n", nul=True)
-        message = a_message("ann@one.example", "büro@two.example", notify=Notify.NEVER, ret="HDRS", body=body)
+        message = a_message(
+            "ann@one.example",
+            "büro@two.example",
+            notify=Notify.NEVER,
+            ret="HDRS",
+            body=body,
+            deadline=by(NOW + timedelta(microseconds=1), DeadlineMode.RETURN, trace=True),
+        )
         await queue.add([message])
 
         found = await the_listed(queue, message.id)
@@ -467,6 +475,66 @@ class TestExpire:
 
         assert [each.id for each in expired] == [messages[1].id, messages[0].id]
 
+    @pytest.mark.parametrize("mode", [DeadlineMode.OWN, DeadlineMode.RETURN])
+    async def test_what_is_past_a_deadline_that_ends_it_is_claimed_however_young(
+        self, queue: Queue, mode: DeadlineMode
+    ) -> None:
+        over, met = a_message(deadline=by(NOW + MINUTE, mode)), a_message(deadline=by(NOW + HOUR, mode))
+        await queue.add([met, over, a_message()])
+        (delivery, *others) = await claimed(queue, limit=3)
+        await queue.give_back([delivery, *others])
+
+        assert await queue.expire(NOW - HOUR, 10, NOW + MINUTE - SECOND, until=NOW + HOUR) == []
+        (expired,) = await queue.expire(NOW - HOUR, 10, NOW + MINUTE, until=NOW + HOUR)
+
+        assert (expired.id, expired.deadline) == (over.id, over.envelope.deadline)
+        assert await queue.expire(NOW - HOUR, 10, NOW + MINUTE, until=NOW + HOUR) == []
+
+    async def test_a_site_that_backs_off_does_not_keep_it(self, queue: Queue) -> None:
+        await queue.add([a_message(deadline=by(NOW + MINUTE))])
+        await queue.settle([settled(each, Status.DEFERRED, due=NOW + 9 * HOUR) for each in await claimed(queue)])
+
+        assert len(await queue.expire(NOW - HOUR, 10, NOW + MINUTE, until=NOW + HOUR)) == 1
+
+    async def test_a_deadline_that_only_notifies_ends_nothing(self, queue: Queue) -> None:
+        await queue.add([a_message(deadline=by(NOW + MINUTE, DeadlineMode.NOTIFY))])
+
+        assert await queue.expire(NOW - HOUR, 10, NOW + HOUR, until=NOW + HOUR) == []
+        assert len(await queue.expire(NOW + SECOND, 10, NOW + HOUR, until=NOW + HOUR)) == 1
+
+    async def test_past_its_deadline_too_what_is_held_in_flight_or_final_is_not_claimed(self, queue: Queue) -> None:
+        deadline = by(NOW + MINUTE)
+        held, flying = a_message(held=True, deadline=deadline), a_message("a@two.example", deadline=deadline)
+        partly = a_message("a@one.example", "b@three.example", deadline=deadline)
+        await queue.add([held, flying, partly])
+        await claimed(queue, "two.example")
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue, "three.example")])
+
+        expired = await queue.expire(NOW - HOUR, 10, NOW + HOUR, until=NOW + HOUR)
+
+        assert addresses(expired) == ["a@one.example"]
+        await queue.release([held.id])
+        assert len(await queue.expire(NOW - HOUR, 10, NOW + HOUR, until=NOW + HOUR)) == 1
+
+    async def test_deadlines_come_before_age_and_nothing_comes_twice(self, queue: Queue) -> None:
+        old = [a_message(arrived=NOW + minutes * MINUTE) for minutes in (1, 2)]
+        due = [a_message(arrived=NOW + 3 * MINUTE, deadline=by(NOW + minutes * MINUTE)) for minutes in (9, 8)]
+        await queue.add([*old, *due])
+
+        expired = [await queue.expire(NOW + HOUR, limit, NOW + HOUR, until=NOW + 2 * HOUR) for limit in (1, 2, 10)]
+
+        assert [[each.id for each in batch] for batch in expired] == [[due[1].id], [due[0].id, old[0].id], [old[1].id]]
+
+    async def test_what_was_warned_of_expires_in_its_turn(self, queue: Queue) -> None:
+        first, second, third = (a_message(arrived=NOW + minutes * MINUTE) for minutes in (1, 2, 3))
+        nobody = a_message(arrived=NOW, sender=None)
+        await queue.add([first, second, third, nobody])
+        await queue.warn(NOW + 2 * MINUTE, 10, NOW + HOUR)
+
+        expired = await queue.expire(NOW + HOUR, 10, NOW + HOUR, until=NOW + 2 * HOUR)
+
+        assert [each.id for each in expired] == [nobody.id, first.id, second.id, third.id]
+
 
 class TestNotices:
     async def test_recipients_of_a_message_and_action_are_told_of_together(self, queue: Queue) -> None:
@@ -550,8 +618,8 @@ class TestWarn:
         late, young = a_message("a@one.example", "b@two.example"), a_message(arrived=NOW + HOUR)
         await queue.add([late, young])
 
-        assert await queue.warn(NOW + SECOND, 10) == 1
-        assert await queue.warn(NOW + SECOND, 10) == 0
+        assert await queue.warn(NOW + SECOND, 10, NOW) == 1
+        assert await queue.warn(NOW + SECOND, 10, NOW) == 0
 
         (notice,) = await queue.notices(10)
         assert (notice.action, notice.message_id, len(notice.recipients)) == (Action.DELAYED, late.id, 2)
@@ -560,20 +628,20 @@ class TestWarn:
     async def test_nobody_is_told_who_did_not_ask_for_delays(self, queue: Queue, notify: Notify) -> None:
         await queue.add([a_message(notify=notify), a_message(sender=None)])
 
-        assert await queue.warn(NOW + HOUR, 10) == 0
+        assert await queue.warn(NOW + HOUR, 10, NOW) == 0
         assert await queue.notices(10) == []
 
     async def test_who_asked_for_delays_is_told(self, queue: Queue) -> None:
         await queue.add([a_message(notify=Notify.DELAY | Notify.FAILURE)])
 
-        assert await queue.warn(NOW + HOUR, 10) == 1
+        assert await queue.warn(NOW + HOUR, 10, NOW) == 1
 
     async def test_only_recipients_that_still_wait_are_told_of(self, queue: Queue) -> None:
         await queue.add([a_message("a@one.example", "b@two.example")])
         (delivery,) = await claimed(queue, "one.example")
         await queue.settle([settled(delivery, Status.DELIVERED)])
 
-        await queue.warn(NOW + HOUR, 10)
+        await queue.warn(NOW + HOUR, 10, NOW)
 
         (notice,) = await queue.notices(10)
         assert [each.number for each in notice.recipients] == [1]
@@ -582,12 +650,59 @@ class TestWarn:
         await queue.add([a_message(notify=Notify.NEVER, arrived=NOW - HOUR) for _ in range(5)])
         await queue.add([a_message()])
 
-        assert await queue.warn(NOW + HOUR, 2) == 1
+        assert await queue.warn(NOW + HOUR, 2, NOW) == 1
+
+    async def test_a_missed_deadline_is_told_once_and_no_delay_after_it(self, queue: Queue) -> None:
+        deadline = by(NOW + MINUTE, DeadlineMode.NOTIFY, trace=True)
+        message = a_message(deadline=deadline)
+        await queue.add([message])
+
+        assert await queue.warn(None, 10, NOW + MINUTE - SECOND) == 0
+        assert await queue.warn(None, 10, NOW + MINUTE) == 1
+        assert await queue.warn(NOW + HOUR, 10, NOW + HOUR) == 0
+
+        (notice,) = await queue.notices(10)
+        assert (notice.action, notice.message_id, notice.deadline) == (Action.DELAYED, message.id, deadline)
+
+    async def test_a_delay_and_later_a_missed_deadline_are_both_told(self, queue: Queue) -> None:
+        await queue.add([a_message(deadline=by(NOW + HOUR, DeadlineMode.NOTIFY))])
+
+        assert await queue.warn(NOW + SECOND, 10, NOW + MINUTE) == 1
+        (first,) = await queue.notices(10)
+        await queue.drop_notice(first.id)
+        assert await queue.warn(NOW + SECOND, 10, NOW + HOUR) == 1
+        assert len(await queue.notices(10)) == 1
+
+    @pytest.mark.parametrize(
+        "deadline",
+        [
+            by(NOW + MINUTE),
+            by(NOW + MINUTE, DeadlineMode.RETURN),
+            by(NOW, DeadlineMode.NOTIFY),
+            by(NOW - HOUR, DeadlineMode.NOTIFY),
+        ],
+    )
+    async def test_one_that_ends_the_message_or_had_passed_before_it_came_is_not_told(
+        self, queue: Queue, deadline: Deadline
+    ) -> None:
+        await queue.add([a_message(deadline=deadline)])
+
+        assert await queue.warn(None, 10, NOW + HOUR) == 0
+
+    async def test_a_missed_deadline_is_told_to_those_who_may_be_told(self, queue: Queue) -> None:
+        deadline = by(NOW + MINUTE, DeadlineMode.NOTIFY)
+        told = [a_message(deadline=deadline, notify=notify) for notify in (None, Notify.DELAY)]
+        untold = [a_message(deadline=deadline, notify=notify) for notify in (Notify.NEVER, Notify.FAILURE)]
+        held, nobody = a_message(deadline=deadline, held=True), a_message(deadline=deadline, sender=None)
+        await queue.add([*told, *untold, held, nobody])
+
+        assert await queue.warn(None, 10, NOW + MINUTE) == 2
+        assert {each.message_id for each in await queue.notices(10)} == {each.id for each in told}
 
     async def test_a_delay_that_is_over_is_not_told_any_more(self, queue: Queue) -> None:
         message = a_message()
         await queue.add([message])
-        await queue.warn(NOW + HOUR, 10)
+        await queue.warn(NOW + HOUR, 10, NOW)
 
         await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from relayd.mail.recipient import CHANGES, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.spool.queue import HistoryRow, Listed
 from tests.contracts.test_queue import on_sqlite
-from tests.spool.mail import HOUR, NOW, a_message
+from tests.spool.mail import HOUR, MINUTE, NOW, a_message, by
 
 T = TypeVar("T")
 SITES = ("one.example", "two.example")
@@ -41,6 +41,7 @@ class Known:
     leases: dict[int, int] = field(default_factory=dict)
     removing: set[int] = field(default_factory=set)
     held: bool = False
+    deadline: datetime | None = None
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -64,13 +65,17 @@ class QueueMachine(RuleBasedStateMachine):
     def one(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.messages)))
 
-    @rule(sites=st.lists(st.sampled_from(SITES), min_size=1, max_size=3))
-    def add(self, sites: list[str]) -> None:
+    @rule(sites=st.lists(st.sampled_from(SITES), min_size=1, max_size=3), minutes=st.none() | st.integers(1, 3))
+    def add(self, sites: list[str], minutes: int | None) -> None:
         self.now += timedelta(milliseconds=1)
-        message = a_message(*(f"u{n}@{site}" for n, site in enumerate(sites)), arrived=self.now, id=new_id(self.now))
+        deadline = None if minutes is None else by(self.now + minutes * MINUTE)
+        to = [f"u{n}@{site}" for n, site in enumerate(sites)]
+        message = a_message(*to, arrived=self.now, id=new_id(self.now), deadline=deadline)
         self.run(self.queue.add([message]))
         numbered = dict(enumerate(sites))
-        self.messages[message.id] = Known(statuses=dict.fromkeys(numbered, Status.QUEUED), sites=numbered)
+        self.messages[message.id] = Known(
+            statuses=dict.fromkeys(numbered, Status.QUEUED), sites=numbered, deadline=deadline.at if deadline else None
+        )
 
     @rule(sites=st.sets(st.sampled_from(SITES), min_size=1), limit=st.integers(1, 3))
     def claim(self, sites: set[str], limit: int) -> None:
@@ -80,6 +85,23 @@ class QueueMachine(RuleBasedStateMachine):
     def expire(self, limit: int) -> None:
         claimed = self.run(self.queue.expire(self.now + HOUR, limit, self.now, until=self.now + 99 * HOUR))
         self.taken(claimed, limit, set(SITES))
+
+    @rule()
+    def pass_a_minute(self) -> None:
+        self.now += MINUTE
+
+    @rule()
+    def expire_by_deadline(self) -> None:
+        claimed = self.run(self.queue.expire(NOW - HOUR, 1_000, self.now, until=self.now + 99 * HOUR))
+        over = {
+            (message, number)
+            for message, known in self.messages.items()
+            for number, status in known.statuses.items()
+            if known.deadline and known.deadline <= self.now and not known.held
+            if not status.final and number not in known.leases
+        }
+        assert {(each.id, recipient.number) for each in claimed for recipient in each.recipients} == over
+        self.taken(claimed, 1_000, set(SITES))
 
     def taken(self, deliveries: list[Delivery], limit: int, sites: set[str]) -> None:
         assert len(deliveries) <= limit

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.envelope import Envelope
 from relayd.mail.events import (
     Accepted,
@@ -54,6 +55,7 @@ MESSAGE = Message(
     body=Body(size=1234, wire_size=1234, header_end=100),
     arrived=NOW,
 )
+DEADLINE = Deadline(at=datetime(2026, 11, 24, 21, tzinfo=UTC), mode=DeadlineMode.OWN)
 # One of each kind: the line it makes, and the figures that grow.
 TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
@@ -71,6 +73,11 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
         Accepted(message=MESSAGE, file="a b.eml"),
         '<6>event=accepted q=01J8ZK sender=<> recipients=1 size=1234 file="a b.eml"',
+        {Counted.ACCEPTED: 1, Counted.ACCEPTED_OCTETS: 1234},
+    ),
+    (
+        Accepted(message=replace(MESSAGE, envelope=replace(MESSAGE.envelope, deadline=DEADLINE))),
+        "<6>event=accepted q=01J8ZK sender=<> recipients=1 size=1234 deadline=2026-11-24T21:00:00+00:00",
         {Counted.ACCEPTED: 1, Counted.ACCEPTED_OCTETS: 1234},
     ),
     (

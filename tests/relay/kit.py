@@ -88,7 +88,7 @@ def an_engine(
 ) -> Engine:
     """An engine for the best plan that is offered, or for `plan`; `limits` are settings."""
     settings = RelaySettings(hostname="relay.example.org", **limits)
-    return engine_for(plan or Plan.of(offered), offered, settings, proven=proven, elsewhere=elsewhere)
+    return engine_for(plan or Plan.of(offered), offered, settings, NOW, proven=proven, elsewhere=elsewhere)
 
 
 def deliveries(count: int, file: bytes = HELLO) -> list[Delivery]:
@@ -211,6 +211,7 @@ class Bench:
         self.book = Book()
         self.withdrawn: set[str] = set()
         self.now = NOW
+        self.clock: Callable[[], datetime] = lambda: self.now
         self.settings = RelaySettings(hostname="relay.example.org", timeouts=timeouts, **(settings or {}))
         self.hosts = HostMemory(self.settings.host_memory)
         self.tls = TlsMemory(self.settings.tls_memory)
@@ -239,7 +240,7 @@ class Bench:
             partings=self.partings,
             plans=self.plans,
             recaster=self.recaster,
-            clock=lambda: self.now,
+            clock=self.clock,
             shuffle=random.Random(1).shuffle,
         )
 

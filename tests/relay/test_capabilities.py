@@ -34,6 +34,24 @@ def test_a_size_that_is_none_is_no_limit(line: str) -> None:
     assert offered(line) == Capabilities(size_declared=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "least"),
+    [
+        ("DELIVERBY", 0),
+        ("DELIVERBY 240", 240),
+        ("deliverby 0", 0),
+        ("DELIVERBY 240,X-MORE", 240),
+        ("DELIVERBY ,X-MORE", 0),
+        ("DELIVERBY -5", 0),
+        ("DELIVERBY soon", 0),
+        ("DELIVERBY 1000000000", 0),
+        ("DELIVERBY ٣", 0),
+    ],
+)
+def test_deliverby_is_offered_whatever_it_says_of_a_least_time(line: str, least: int) -> None:
+    assert offered(line) == Capabilities(deliver_by=True, deliver_by_min=least)
+
+
 def test_an_enormous_size_is_a_size() -> None:
     assert offered("SIZE 99999999999999999999").size == 99999999999999999999
 

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.recipient import Notify, Recipient
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.commands import UnsafeCommand, line, mail, rcpt
-from tests.relay.kit import a_body, a_delivery
+from tests.relay.kit import NOW, a_body, a_delivery
 
 EVERYTHING = Capabilities(size_declared=True, eight_bit_mime=True, smtputf8=True, dsn=True)
 
 
 def test_mail_has_every_parameter_that_is_needed_and_offered() -> None:
     delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
-    assert mail(delivery, delivery.body, EVERYTHING, utf8=True) == (
+    assert mail(delivery, delivery.body, EVERYTHING, NOW, utf8=True) == (
         b"MAIL FROM:<sender@example.com> SIZE=4 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=42\r\n"
     )
 
 
 def test_mail_has_no_parameter_that_is_not_offered() -> None:
     delivery = a_delivery(body=a_body("ä\r\n".encode()), ret="HDRS", envid="42")
-    assert mail(delivery, delivery.body, Capabilities(), utf8=False) == b"MAIL FROM:<sender@example.com>\r\n"
+    assert mail(delivery, delivery.body, Capabilities(), NOW, utf8=False) == b"MAIL FROM:<sender@example.com>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "trace", "later", "parameter"),
+    [
+        (DeadlineMode.RETURN, False, 0, b" BY=90;R"),
+        (DeadlineMode.RETURN, True, 30.5, b" BY=59;RT"),
+        (DeadlineMode.NOTIFY, False, 90, b" BY=0;N"),
+        (DeadlineMode.NOTIFY, True, 100, b" BY=-10;NT"),
+        (DeadlineMode.OWN, False, 0, b""),
+    ],
+)
+def test_by_goes_on_with_the_time_that_is_left(mode: DeadlineMode, trace: bool, later: float, parameter: bytes) -> None:
+    delivery = a_delivery(deadline=Deadline(at=NOW + timedelta(seconds=90), mode=mode, trace=trace))
+    now = NOW + timedelta(seconds=later)
+
+    written = mail(delivery, delivery.body, Capabilities(deliver_by=True), now, utf8=False)
+
+    assert written == b"MAIL FROM:<sender@example.com>" + parameter + b"\r\n"
+    assert b"BY=" not in mail(delivery, delivery.body, Capabilities(), now, utf8=False)
 
 
 def test_the_null_path_stays_null() -> None:
     delivery = a_delivery(sender=None)
 
-    assert mail(delivery, delivery.body, Capabilities(), utf8=False) == b"MAIL FROM:<>\r\n"
+    assert mail(delivery, delivery.body, Capabilities(), NOW, utf8=False) == b"MAIL FROM:<>\r\n"
 
 
 def test_rcpt_carries_notify_and_orcpt_only_where_dsn_is_offered() -> None:
@@ -51,7 +73,7 @@ def test_rcpt_carries_notify_and_orcpt_only_where_dsn_is_offered() -> None:
 def test_a_line_end_in_a_parameter_never_becomes_a_command() -> None:
     delivery = replace(a_delivery(), envid="x\r\nRCPT TO:<evil@example.org>")
     with pytest.raises(UnsafeCommand):
-        mail(delivery, delivery.body, EVERYTHING, utf8=False)
+        mail(delivery, delivery.body, EVERYTHING, NOW, utf8=False)
 
 
 @given(st.text(max_size=40), st.booleans())
@@ -74,6 +96,6 @@ def test_the_longest_commands_are_within_the_limits() -> None:
     delivery = a_delivery(sender=address, recipients=[longest], ret="FULL", envid="e" * 100)
     body = replace(delivery.body, wire_size=10**20 - 1, eight_bit=True)
 
-    assert len(mail(delivery, body, EVERYTHING, utf8=True)) <= 512
+    assert len(mail(delivery, body, EVERYTHING, NOW, utf8=True)) <= 512
     assert len(rcpt(longest, EVERYTHING, utf8=True)) <= 512 + len(" ORCPT=") + 500
     assert len(rcpt(replace(longest, orcpt=None), EVERYTHING, utf8=True)) <= 512

@@ -346,6 +346,16 @@ class TestLimits:
         assert played.engine.returned == [played.loads[2]]
         assert played.engine.spent
 
+    def test_what_is_under_way_keeps_its_mark_when_the_rest_may_not_follow(self) -> None:
+        offered = Capabilities(pipelining=True, chunking=True, limits=Limits(mails=1, recipients=1))
+        played = Play(offered, a_delivery(to=[ANN, BOB]), proven=True).lose()
+
+        ann, bob = (played.loads[0].outcomes[number] for number in (0, 1))
+        assert isinstance(ann, Deferred)
+        assert ann.possible_duplicate
+        assert isinstance(bob, Deferred)
+        assert not bob.possible_duplicate
+
 
 class TestElsewhere:
     """What needs SMTPUTF8 is left for another host (RFC 6531 section 3.2)."""

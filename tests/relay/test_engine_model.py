@@ -32,6 +32,7 @@ class Envelope:
     def __init__(self) -> None:
         self.refused = False  # MAIL
         self.open_to = 0  # recipients that were accepted, or not answered yet
+        self.accepted = 0
 
 
 class Server:
@@ -174,12 +175,16 @@ class Model(RuleBasedStateMachine):
                 engine.end_body(content[10:])
 
     def check_marks(self) -> None:
-        """All that was sent has left: what may have arrived is marked, and nothing else."""
+        """All that was sent has left: what may have arrived is marked, and nothing else.
+
+        A server that refuses MAIL and accepts a recipient all the same contradicts itself: it may have anything.
+        """
         server = self.server
+        envelopes = ((number, server.envelopes[number]) for number in server.ends)
         doubtful = {
             server.contents[number]
-            for number in server.ends
-            if server.envelopes[number].open_to and not server.envelopes[number].refused
+            for number, envelope in envelopes
+            if envelope.accepted or (envelope.open_to and not envelope.refused)
         }
         for load in self.loads:
             marked = any(getattr(outcome, "possible_duplicate", False) for outcome in load.outcomes.values())
@@ -201,6 +206,8 @@ class Model(RuleBasedStateMachine):
         if refusal is not None:
             envelope.refused = envelope.refused or what == "MAIL"
             envelope.open_to -= what == "RCPT"
+        elif what == "RCPT":
+            envelope.accepted += 1
         if what == "RSET":
             reply = b"250 2.0.0 reset"
         elif what == "DATA":

@@ -16,6 +16,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.exchange import Exchange
 from relayd.relay.plans import Plan
 from relayd.relay.reporter import Reporter
+from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.timeouts import Timeouts
 from tests.relay.faults import EHLO, LARGE, a_bench, data_plans, deferred, each_plan
@@ -50,18 +51,22 @@ def play(
     to: list[str] | None = None,
     file: bytes = HELLO,
     stuck_after: str = "",
+    reading: float = 0.0,
 ) -> Played:
     """Send one message by `plan`, with the default timeouts; `stuck_after` is the last stage at which the server's
-    host takes anything."""
-    return on_virtual_time(_play(plan, replies, to or [ANN], file, stuck_after))
+    host takes anything; a piece of the file is read in `reading` seconds."""
+    return on_virtual_time(_play(plan, replies, to or [ANN], file, stuck_after, reading))
 
 
-async def _play(plan: Plan, replies: Mapping[str, Script], to: list[str], file: bytes, stuck_after: str) -> Played:
+async def _play(
+    plan: Plan, replies: Mapping[str, Script], to: list[str], file: bytes, stuck_after: str, reading: float
+) -> Played:
     bench = a_bench(timeouts=TIMEOUTS)
     bench.files.files["M1"] = file
+    bench.files.before_chunk = lambda offset: asyncio.sleep(reading)
     ports = bench.equipment.ports
     offered = Capabilities.parse(Reply(250, EHLO[plan].replace("250-", "").replace("250 ", "")))
-    engine = engine_for(plan, offered, bench.settings)
+    engine = engine_for(plan, offered, bench.settings, bench.now)
     stock = Stock([a_delivery(to, file)], bench.files, bench.settings, bench.recaster)
     reporter = Reporter(bench.reports, lambda: bench.now, 32)
     clock = asyncio.get_running_loop().time
@@ -70,7 +75,7 @@ async def _play(plan: Plan, replies: Mapping[str, Script], to: list[str], file: 
     async with connected(server, TIMEOUTS) as (wire, ours):
         await asyncio.sleep(0)
         began = clock()
-        await Exchange(wire, engine, stock, reporter, ports, bench.settings, []).run()
+        await Exchange(wire, engine, stock, reporter, ports, bench.settings, Stirring(clock), []).run()
         seconds = clock() - began
         await asyncio.sleep(3600)  # whatever can still leave, leaves
         if bench.reports.attempts:
@@ -183,6 +188,15 @@ def test_a_server_that_takes_no_more_is_left_after_three_minutes_without_the_end
     assert played.server.messages == []
     assert b"\r\n.\r\n" not in played.sent
     assert b"LAST" not in played.sent
+
+
+def test_a_server_that_stops_answering_while_a_large_message_is_read_is_left_in_time() -> None:
+    """An answer that comes behind the next chunk must not be the last that is waited for."""
+    played = play(Plan.CHUNKED, {"BDAT": [Answer("250 ok", delay=1.5), STALL]}, file=LARGE, reading=1.0)
+
+    assert "no reply in 180 s after BDAT" in str(played.over)
+    assert 180 <= played.seconds <= 180 + 1.0 * len(LARGE) / 65536 + 1.5
+    assert deferred(played.outcome).possible_duplicate
 
 
 @each_plan

@@ -118,3 +118,18 @@ async def test_no_room_for_a_large_one_defers_it_and_leaves_the_others_alone() -
         outcome = bench.reports.outcomes("M2")[ANN]
         assert isinstance(outcome, Deferred)
         assert "No space left" in str(outcome)
+
+
+async def test_a_process_that_does_not_end_defers_its_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.relay.recaster.STARTING", 0.0)
+    monkeypatch.setattr("relayd.relay.recaster.SLOWEST", 2**40)
+    bench = bench_with(LARGE)
+    bench.files.files["M2"] = PLAIN
+    async with ScriptedServer({"EHLO": SEVEN_BIT["pipelined"]}) as server:
+        ended = await bench.run(a_site(server.port), [of(LARGE), a_delivery(name="M2", file=PLAIN)])
+
+        outcome = bench.reports.outcome()
+        assert isinstance(outcome, Deferred)
+        assert "the process that re-encodes it did not end in" in outcome.reason
+        assert isinstance(bench.reports.outcome("M2"), Delivered)
+        assert (ended.delivered, ended.failure) == (1, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relayd.mail.address import Address
+from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Envelope
 from relayd.mail.message import Body, Message, new_id
@@ -36,8 +37,18 @@ def a_message(
         Recipient(number=number, address=Address.parse(address), notify=notify)
         for number, address in enumerate(to or ("ann@one.example",))
     )
-    envelope = Envelope(reverse_path=sender, recipients=recipients, ret=fields.pop("ret", None))
+    envelope = Envelope(
+        reverse_path=sender,
+        recipients=recipients,
+        ret=fields.pop("ret", None),
+        deadline=fields.pop("deadline", None),
+    )
     return Message(id=message_id, envelope=envelope, body=body, arrived=arrived, **fields)
+
+
+def by(at: datetime, mode: DeadlineMode = DeadlineMode.OWN, *, trace: bool = False) -> Deadline:
+    """Return a deadline."""
+    return Deadline(at=at, mode=mode, trace=trace)
 
 
 def settled(

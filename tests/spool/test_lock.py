@@ -56,3 +56,17 @@ def test_it_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> Non
             Lock.acquire(tmp_path / "lock").release()
         finally:
             child.kill()
+
+
+def test_it_is_held_until_the_last_child_that_shares_it_has_ended(tmp_path: Path) -> None:
+    lock = Lock.acquire(tmp_path / "lock")
+
+    with subprocess.Popen(["sleep", "60"], pass_fds=[lock.descriptor]) as child:
+        lock.release()
+        try:
+            with pytest.raises(SpoolLocked):
+                Lock.acquire(tmp_path / "lock")
+        finally:
+            child.kill()
+
+    Lock.acquire(tmp_path / "lock").release()

@@ -37,6 +37,23 @@ def test_notes_survive_a_kill(tmp_path: Path) -> None:
     assert noted_by(earlier(tmp_path), boot_id()) == Noted(begun=frozenset({(7, "A")}), ending=frozenset({(7, "A")}))
 
 
+def test_the_notes_of_workers_are_read_with_those_of_their_daemon(tmp_path: Path) -> None:
+    notes = Notes.open(tmp_path, "owner")
+    notes.beginning(7, "A")
+    for number, message_id in ((1, "B"), (2, "C")):
+        of_worker = Notes(notes.of_worker(number), notes.boot)
+        of_worker.ending(8, message_id)
+        of_worker.close()
+    notes.close()
+
+    found = earlier(tmp_path)
+
+    assert len(found) == 3
+    assert noted_by(found, boot_id()) == Noted(
+        begun=frozenset({(7, "A"), (8, "B"), (8, "C")}), ending=frozenset({(8, "B"), (8, "C")})
+    )
+
+
 def test_notes_of_another_boot_are_not_believed(tmp_path: Path) -> None:
     notes = Notes(tmp_path / "notes.owner", "another boot")
     notes.ending(7, "A")

@@ -19,6 +19,7 @@ from relayd.mail.message import Message, new_id
 from relayd.mail.recipient import Status
 from relayd.mail.settlement import Action
 from relayd.mail.submission import Submission
+from relayd.spool.lock import Lock
 from relayd.spool.queue import HistoryRow
 from relayd.spool.spool import Spool
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message, a_submission, settled
@@ -91,6 +92,13 @@ class TestOpen:
     async def test_a_second_daemon_is_refused(self, spool: Spool) -> None:
         with pytest.raises(SpoolLocked):
             await opened(spool.root)
+
+    async def test_a_start_waits_for_the_last_workers_of_a_daemon_that_was_killed(self, tmp_path: Path) -> None:
+        await (await opened(tmp_path)).close()
+        lock = Lock.acquire(tmp_path / "lock")
+        asyncio.get_running_loop().call_later(0.1, lock.release)
+
+        await (await opened(tmp_path)).close()
 
     async def test_a_failed_start_lets_go_of_the_spool(self, tmp_path: Path) -> None:
         (tmp_path / "queue.db").write_bytes(b"not a database " * 1000)

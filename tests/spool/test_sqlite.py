@@ -9,9 +9,11 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relayd.mail.deadline import DeadlineMode
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Event, Restored
 from relayd.mail.message import Body
@@ -21,7 +23,7 @@ from relayd.spool.database import AT_ONCE
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.schema import MIGRATIONS, VERSION
 from relayd.spool.sqlite import SqliteQueue
-from tests.spool.mail import HOUR, NOW, SECOND, a_message, settled
+from tests.spool.mail import HOUR, NOW, SECOND, a_message, by, settled
 
 
 @pytest.fixture
@@ -62,6 +64,34 @@ class TestTheFile:
             assert await queue.known([message.id]) == {message.id}
             await queue.close()
 
+    async def test_mail_that_is_older_than_deadlines_expires_and_is_warned_of_as_before(self, tmp_path: Path) -> None:
+        before = next(n for n, migration in enumerate(MIGRATIONS) if any("messages_open" in each for each in migration))
+        with by_hand(tmp_path / "queue.db") as connection:
+            for statement in (each for migration in MIGRATIONS[:before] for each in migration):
+                connection.execute(statement)
+            for message, sender in (("from-ann", "ann@origin.example"), ("from-nobody", "")):
+                connection.execute(
+                    "INSERT INTO messages (id, arrived, sender, size, wire_size, header_end, cuts, prefix, facts,"
+                    " notification, held, total, open) VALUES (?, 1, ?, 1, 1, 1, '[]', x'', 0, 0, 0, 1, 1)",
+                    (message, sender),
+                )
+                connection.execute(
+                    "INSERT INTO recipients (message, number, local_part, destination, status, attempts, due, arrived,"
+                    " reply, dsn, peer, possible_duplicate, held)"
+                    " VALUES (?, 0, 'bob', 'one.example', 'queued', 0, 1, 1, '', '', '', 0, 0)",
+                    (message,),
+                )
+            connection.execute(f"PRAGMA user_version = {before}")
+
+        queue = await SqliteQueue.open(tmp_path / "queue.db", owner="this")
+
+        assert await queue.warn(NOW, 10, NOW) == 1
+        (notice,) = await queue.notices(10)
+        assert (notice.message_id, notice.deadline) == ("from-ann", None)
+        expired = await queue.expire(NOW, 10, NOW, until=NOW + HOUR)
+        assert {each.id for each in expired} == {"from-ann", "from-nobody"}
+        await queue.close()
+
     async def test_a_newer_version_is_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "queue.db"
         with by_hand(path) as connection:
@@ -86,8 +116,8 @@ class TestTheFile:
         await queue.add([a_message() for _ in range(200)])
         await queue.close()
         content = bytearray(path.read_bytes())
-        half = len(content) // 2
-        content[half:] = b"\xa5" * (len(content) - half)
+        intact = len(content) * 3 // 4  # what a start reads is before that
+        content[intact:] = b"\xa5" * (len(content) - intact)
         path.write_bytes(content)
 
         queue = await SqliteQueue.open(path, owner="this")
@@ -119,11 +149,13 @@ class TestTheFile:
     [
         (claims.SELECT_DUE, 3),
         (claims.SELECT_DUE_AT, 3),
+        (expiry.SELECT_OVER, 2),
         (expiry.SELECT_OLD, 2),
         (claims.SELECT_NEXT, 1),
         (leases.SELECT_WITHDRAWN, 0),
         (claims.SELECT_WAITING, 1),
         (notices.SELECT_LATE, 2),
+        (notices.SELECT_MISSED, 2),
     ],
 )
 async def test_what_is_asked_often_never_reads_a_whole_table(
@@ -192,6 +224,48 @@ async def test_who_reads_the_whole_queue_keeps_nobody_from_writing(queue: Sqlite
         await queue.add([a_message()])
 
         assert len(reading.fetchall()) == 499
+
+
+def instructions(connection: sqlite3.Connection, statement: str, *parameters: object) -> int:
+    """Return how many instructions of its machine SQLite takes for a statement."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(tick, 1)
+    try:
+        connection.execute(statement, parameters).fetchall()
+    finally:
+        connection.set_progress_handler(None, 1)
+    return count
+
+
+async def test_a_sweep_reads_nothing_of_what_it_does_not_take(queue: SqliteQueue, tmp_path: Path) -> None:
+    past, ahead = NOW - HOUR, NOW + HOUR
+    untaken: list[dict[str, Any]] = [
+        {"deadline": by(ahead)},
+        {"deadline": by(past, DeadlineMode.RETURN), "held": True},
+        {"deadline": by(past, DeadlineMode.NOTIFY), "sender": None},
+        {"deadline": by(NOW - 3 * HOUR, DeadlineMode.NOTIFY)},
+        {},
+        {"sender": None},
+    ]
+    asked = [
+        (expiry.SELECT_OVER, rows.microseconds(NOW), 10),
+        (expiry.SELECT_OLD, rows.microseconds(NOW - 2 * HOUR), 10),
+        (notices.SELECT_MISSED, rows.microseconds(NOW), 10),
+        (notices.SELECT_LATE, rows.microseconds(NOW - 2 * HOUR), 10),
+    ]
+
+    async def cost_with(more: int) -> list[int]:
+        await queue.add([a_message(arrived=NOW - 2 * HOUR, **fields) for fields in untaken for _ in range(more)])
+        with by_hand(tmp_path / "queue.db") as connection:
+            return [instructions(connection, *each) for each in asked]
+
+    assert await cost_with(1) == await cost_with(200)
 
 
 class TestTroubles:

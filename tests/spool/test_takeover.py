@@ -8,7 +8,7 @@ from relayd.mail.recipient import Status
 from relayd.spool.notes import Noted
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.sqlite import SqliteQueue
-from relayd.spool.takeover import TakenOver
+from relayd.spool.takeover import MARKED_REPLY, TakenOver
 from tests.spool.mail import HOUR, NOW, a_message, settled
 
 NOTHING = Noted()
@@ -151,3 +151,100 @@ async def test_a_late_delivered_of_the_dead_is_still_taken(tmp_path: Path) -> No
 
     assert isinstance(await second.show(message.id), HistoryRow)
     await second.close()
+
+
+# the death of a worker, while the daemon lives
+
+
+async def test_what_a_dead_worker_was_ending_is_marked_and_due_and_the_rest_stays_claimed(tmp_path: Path) -> None:
+    sent, begun, untouched = a_message("a@one.example"), a_message("b@one.example"), a_message("c@one.example")
+    queue = await start(tmp_path, "0")
+    await queue.add([sent, begun, untouched])
+    deliveries = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+    lease = deliveries[0].lease
+    noted = Noted(begun=frozenset({(lease, sent.id), (lease, begun.id)}), ending=frozenset({(lease, sent.id)}))
+
+    buried = await queue.bury(noted, NOW)
+    (again,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+
+    assert buried == TakenOver(marked=((sent.id, "a@one.example"),))
+    assert again.id == sent.id
+    assert (again.recipients[0].status, again.recipients[0].possible_duplicate) == (Status.DEFERRED, True)
+    assert again.recipients[0].reply == MARKED_REPLY
+    for each in (begun, untouched):
+        shown = await queue.show(each.id)
+        assert isinstance(shown, Listed)
+        assert shown.in_flight
+    await queue.close()
+
+
+async def test_deaths_of_workers_and_of_the_daemon_are_counted_together(tmp_path: Path) -> None:
+    message = a_message()
+    queue = await start(tmp_path, "0")
+    await queue.add([message])
+    for ending in (False, True):
+        (delivery,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        claimed = frozenset({(delivery.lease, message.id)})
+        noted = Noted(begun=claimed, ending=claimed if ending else frozenset())
+        assert (await queue.bury(noted, NOW)).held == ()
+        await queue.give_back([delivery])
+    (delivery,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+    await die(queue)
+    queue = await start(tmp_path, "1")
+
+    taken = await queue.take_over(NOW, Noted(begun=frozenset({(delivery.lease, message.id)})))
+
+    assert taken.held == ((message.id, 3),)
+    assert await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR) == []
+    await queue.close()
+
+
+async def test_the_third_death_of_a_worker_holds_what_it_had_begun_and_not_what_it_had_only_been_given(
+    tmp_path: Path,
+) -> None:
+    poison, beside = a_message(), a_message()
+    queue = await start(tmp_path, "0")
+    await queue.add([poison, beside])
+    held = []
+    for _ in range(3):
+        deliveries = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+        buried = await queue.bury(Noted(begun=frozenset({(deliveries[0].lease, poison.id)})), NOW)
+        held.append(buried.held)
+        await queue.give_back(deliveries)
+
+    assert held == [(), (), ((poison.id, 3),)]
+    assert [each.id for each in await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)] == [beside.id]
+    await queue.close()
+
+
+async def test_what_was_removed_while_a_dead_worker_was_ending_it_is_removed(tmp_path: Path) -> None:
+    message = a_message()
+    queue = await start(tmp_path, "0")
+    await queue.add([message])
+    (delivery,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+    await queue.remove([message.id], NOW)
+
+    await queue.bury(Noted(ending=frozenset({(delivery.lease, message.id)})), NOW)
+
+    shown = await queue.show(message.id)
+    assert isinstance(shown, HistoryRow)
+    assert (shown.recipients[0].status, shown.recipients[0].possible_duplicate) == (Status.REMOVED, True)
+    await queue.close()
+
+
+async def test_what_is_claimed_anew_is_not_marked_by_old_notes(tmp_path: Path) -> None:
+    message = a_message()
+    queue = await start(tmp_path, "0")
+    await queue.add([message])
+    (before,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+    await queue.give_back([before])
+    (now,) = await queue.claim(["one.example"], 10, NOW, until=NOW + HOUR)
+
+    buried = await queue.bury(Noted(ending=frozenset({(before.lease, message.id)})), NOW)
+
+    assert now.lease != before.lease
+    assert buried.marked == ()
+    shown = await queue.show(message.id)
+    assert isinstance(shown, Listed)
+    assert shown.in_flight
+    await queue.close()

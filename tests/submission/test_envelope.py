@@ -14,7 +14,7 @@ from relayd.mail.recipient import Notify
 from relayd.submission.envelope import Domains, read_envelope
 from relayd.submission.header import read_header
 from relayd.submission.refusal import Refused
-from tests.submission.support import refusal_of
+from tests.submission.support import NOW, refusal_of
 
 ALIASES = {
     "root": ("ops@example.org", "Chief"),
@@ -29,7 +29,7 @@ ALIASES = {
 def envelope_of(octets: bytes) -> Envelope:
     header = read_header(octets, whole=True)
     assert header is not None
-    return read_envelope(header, Domains(origin="origin.example", aliases=ALIASES))
+    return read_envelope(header, Domains(origin="origin.example", aliases=ALIASES), NOW)
 
 
 def parties(octets: bytes) -> tuple[str, list[str]]:

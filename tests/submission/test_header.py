@@ -49,6 +49,13 @@ def test_the_header_ends_at_the_empty_line_whatever_ends_a_line(line_end: bytes)
         (b"From ann Mon Nov 22 07:00:00 2026\nTo: c\n\nFrom here\n", b"To: c\n\nFrom here\n"),
         (b"\xef\xbb\xbfX-Sender: a@b\nTo: c\n\n", b"To: c\n\n"),
         (b"To: c\nBcc: secret@d", b"To: c\n"),
+        (b"X-Sender: a@b\nX-Relayd-Deadline: 2h\nX-Receiver: c@d\nTo: c\n\n", b"To: c\n\n"),
+        (b"x-relayd-deadline: 2h\nX-Sender: a@b\nTo: c\n\n", b"To: c\n\n"),
+        (b"X-Relayd-Deadline: 2h\nX-Source: mine\nTo: c\n\n", b"X-Source: mine\nTo: c\n\n"),
+        (
+            b"To: c\nX-RELAYD-Deadline:\n 2h\nX-Relayd-Deadline: 1h\nCc: d\n\nX-Relayd-Deadline: body\n",
+            b"To: c\nCc: d\n\nX-Relayd-Deadline: body\n",
+        ),
     ],
 )
 def test_what_is_never_sent_is_cut(octets: bytes, rest: bytes) -> None:

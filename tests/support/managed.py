@@ -18,6 +18,7 @@ from relayd.mail.events import Event
 from relayd.mail.message import Body, Message
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.recipient import Recipient
+from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site
 from relayd.mail.submission import Submission
 from relayd.manager import ManagerSettings, RelayManager
@@ -31,8 +32,10 @@ BODY = Body(size=10, wire_size=10, header_end=5)
 class Ended:
     undone: Sequence[Delivery] = ()
     settled: int = 0
+    delivered: int = 0
     failure: Deferred | Failed | None = None
     peer: str = ""
+    throttled: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)

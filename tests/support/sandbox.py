@@ -51,7 +51,7 @@ NOT_REPRODUCED = {
 # How it is started, watched and stopped: no restriction.
 LIFECYCLE = frozenset(
     {
-        *("Type", "NotifyAccess", "WatchdogSec", "KillMode", "TimeoutStopSec"),
+        *("Type", "NotifyAccess", "WatchdogSec", "KillMode", "TimeoutStopSec", "OOMPolicy"),
         *("ExecStart", "ExecReload", "Restart", "RestartSec", "RestartPreventExitStatus"),
     }
 )

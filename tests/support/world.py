@@ -44,12 +44,14 @@ class Exchanger:
         self.on_data: Answer = lambda envelope, address: "250 2.0.0 taken"
         self.taken: list[Envelope] = []
         self.sessions = 0
+        self.clients: set[str] = set()  # how they called themselves
 
     async def handle_EHLO(
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
         self.sessions += 1
+        self.clients.add(hostname)
         return responses
 
     async def handle_RCPT(

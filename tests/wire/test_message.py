@@ -159,7 +159,7 @@ def test_a_greylisted_message_is_delivered_on_the_retry(world: World) -> None:
 
     def greylist(envelope: Any, address: str) -> str:
         seen.append(address)
-        return "451 4.7.1 greylisted" if len(seen) == 1 else "250 ok"
+        return "451 4.7.1 greylisted, come back in 1 second" if len(seen) == 1 else "250 ok"
 
     mx.on_rcpt = greylist
     with world.relaying() as daemon:

@@ -49,7 +49,7 @@ async def dns() -> AsyncIterator[DnsServer]:
         yield server
 
 
-def confined(tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments: str) -> Daemon:
+def confined(tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments: str, processes: int = 0) -> Daemon:
     """Return a daemon, not started yet, for mail exchangers at `port`."""
     config = write_config(
         tmp_path / "config.toml",
@@ -61,6 +61,7 @@ def confined(tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments:
                 "allow_loopback": True,
                 "check_interval": "500ms",
                 "stop_grace": "5s",
+                "processes": processes,
             },
             "dns": {"nameservers": [dns.address]},
         },
@@ -78,8 +79,11 @@ def drop(spool: Path, name: str, owner: str) -> None:
     path.rename(spool / "new" / name)
 
 
-async def test_the_daemon_delivers_under_the_units_restrictions(tmp_path: Path, spool: Path, dns: DnsServer) -> None:
-    with SmtpSink() as sink, confined(tmp_path, spool, dns, sink.port) as daemon:
+@pytest.mark.parametrize("processes", [0, 2])
+async def test_the_daemon_delivers_under_the_units_restrictions(
+    tmp_path: Path, spool: Path, dns: DnsServer, processes: int
+) -> None:
+    with SmtpSink() as sink, confined(tmp_path, spool, dns, sink.port, processes=processes) as daemon:
         drop(spool, "before", owner="root")
         await asyncio.to_thread(daemon.ready)
         drop(spool, "own", owner=USER)
@@ -97,6 +101,7 @@ async def test_the_daemon_delivers_under_the_units_restrictions(tmp_path: Path, 
         ]
         assert list((spool / "new").iterdir()) == []
         assert "not permitted" not in daemon.log
+        assert "event=degraded" not in daemon.log
 
 
 async def test_the_lease_of_the_unit_sees_a_writer_of_another_user(tmp_path: Path, spool: Path, dns: DnsServer) -> None:

@@ -1,0 +1,87 @@
+"""Makes relayers, and plugs the spool's files into them: the same in the daemon and in a worker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.route import Site
+from relayd.relay.hosts import HostMemory
+from relayd.relay.partings import Partings
+from relayd.relay.plans import PlanMemory
+from relayd.relay.ports import Ports
+from relayd.relay.recaster import Recaster
+from relayd.relay.relayer import Equipment, Relayer
+from relayd.relay.settings import RelaySettings
+from relayd.relay.tls import TlsContexts, TlsMemory
+from relayd.spool.bodies import Bodies, MissingBody
+from relayd.spool.notes import Notes
+
+
+class Relayers:
+    """Makes relayers, and keeps what they share: their memory of hosts and handshakes."""
+
+    def __init__(self, settings: RelaySettings, ports: Ports, clock: Callable[[], datetime]) -> None:
+        self._equipment = Equipment(
+            settings=settings,
+            ports=ports,
+            hosts=HostMemory(settings.host_memory),
+            tls=TlsMemory(settings.tls_memory),
+            contexts=TlsContexts(),
+            partings=Partings(settings.timeouts.quit),
+            plans=PlanMemory(settings.plan_memory),
+            recaster=Recaster(),
+            clock=clock,
+            shuffle=random.shuffle,
+        )
+
+    def reload(self, settings: RelaySettings) -> None:
+        """Let relayers from now on use other settings."""
+        self._equipment = replace(self._equipment, settings=settings)
+
+    def new(self, site: Site) -> Relayer:
+        """Return a relayer for `site`, not running yet."""
+        return Relayer(site, self._equipment)
+
+    async def close(self) -> None:
+        """See the last connections off."""
+        await self._equipment.partings.over()
+
+
+class BodiesPort:
+    """The bodies, as relayers see them."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.scratch = bodies.scratch
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]:
+        try:
+            return await self._bodies.read(deliveries)
+        except MissingBody as missing:
+            raise FileNotFoundError(str(missing)) from missing
+
+    async def chunks(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._bodies.chunks(delivery.id):
+                yield chunk
+        except MissingBody as missing:
+            raise FileNotFoundError(str(missing)) from missing
+
+
+class InHandPort:
+    """The notes, as relayers see them."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def beginning(self, delivery: Delivery) -> None:
+        """See relayd/relay/ports.py."""
+        self._notes.beginning(delivery.lease, delivery.id)
+
+    def ending(self, delivery: Delivery) -> None:
+        """See relayd/relay/ports.py."""
+        self._notes.ending(delivery.lease, delivery.id)

@@ -1,0 +1,1 @@
+"""Relayers in processes of their own, under the one manager."""

@@ -1,0 +1,319 @@
+"""How the nouns cross between the daemon and its workers: as tuples of plain values, which `marshal` takes.
+
+Pure.  Both ends are the same relayd on the same interpreter, so there are no versions.  What is done for every message
+is written out by hand: a delivery costs a third of what pickle takes.  A noun that gains a field gains it here, in its
+`pack_` and in its `_of`; tests/workers/test_codec.py fills every field of each and fails until that is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+from relayd.mail.address import Address
+from relayd.mail.attempt import Attempt
+from relayd.mail.deadline import Deadline, DeadlineMode
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Body
+from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
+from relayd.mail.recipient import Notify, Recipient, Status
+from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.route import AddressFamily, Credentials, Host, Site, Target, TlsPolicy
+from relayd.relay.relayer import Ended
+
+Packed: TypeAlias = tuple[Any, ...]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_STATUS = {status.value: status for status in Status}
+_SCOPE = {scope.value: scope for scope in Scope}
+_FAILURE: dict[str, type[Deferred] | type[Failed]] = {"deferred": Deferred, "failed": Failed}
+
+
+def _pack_time(time: datetime | None) -> int | None:
+    return None if time is None else (time - _EPOCH) // _MICROSECOND
+
+
+def _time_of(packed: int | None) -> datetime | None:
+    return None if packed is None else _EPOCH + timedelta(0, 0, packed)
+
+
+# deliveries
+
+
+def pack_delivery(delivery: Delivery) -> Packed:
+    """See the module."""
+    sender = delivery.reverse_path
+    return (
+        delivery.id,
+        (sender.local_part, sender.domain) if sender else None,
+        [_pack_recipient(one) for one in delivery.recipients],
+        _pack_body(delivery.body),
+        (delivery.arrived - _EPOCH) // _MICROSECOND,
+        delivery.lease,
+        delivery.ret,
+        delivery.envid,
+        delivery.notification,
+        _pack_deadline(delivery.deadline),
+    )
+
+
+def delivery_of(packed: Packed) -> Delivery:
+    """Undo `pack_delivery`."""
+    message_id, sender, recipients, body, arrived, lease, ret, envid, notification, deadline = packed
+    return Delivery(
+        id=message_id,
+        reverse_path=Address(*sender) if sender else None,
+        recipients=tuple([_recipient_of(one) for one in recipients]),
+        body=_body_of(body),
+        arrived=_EPOCH + timedelta(0, 0, arrived),
+        lease=lease,
+        ret=ret,
+        envid=envid,
+        notification=notification,
+        deadline=_deadline_of(deadline),
+    )
+
+
+def _pack_deadline(deadline: Deadline | None) -> Packed | None:
+    return None if deadline is None else (_pack_time(deadline.at), deadline.mode.value, deadline.trace)
+
+
+def _deadline_of(packed: Packed | None) -> Deadline | None:
+    if packed is None:
+        return None
+    at, mode, trace = packed
+    return Deadline(at=_EPOCH + timedelta(0, 0, at), mode=DeadlineMode(mode), trace=trace)
+
+
+def _pack_recipient(one: Recipient) -> Packed:
+    return (
+        one.number,
+        one.address.local_part,
+        one.address.domain,
+        None if one.notify is None else one.notify.value,
+        one.orcpt,
+        one.status.value,
+        one.attempts,
+        _pack_time(one.due),
+        one.reply,
+        one.dsn,
+        one.peer,
+        _pack_time(one.attempted),
+        one.possible_duplicate,
+    )
+
+
+def _recipient_of(packed: Packed) -> Recipient:
+    number, local_part, domain, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, duplicate = packed
+    return Recipient(
+        number=number,
+        address=Address(local_part, domain),
+        notify=None if notify is None else Notify(notify),
+        orcpt=orcpt,
+        status=_STATUS[status],
+        attempts=attempts,
+        due=_time_of(due),
+        reply=reply,
+        dsn=dsn,
+        peer=peer,
+        attempted=_time_of(attempted),
+        possible_duplicate=duplicate,
+    )
+
+
+def _pack_body(body: Body) -> Packed:
+    return (
+        body.size,
+        body.wire_size,
+        body.header_end,
+        body.cuts,
+        body.prefix,
+        body.eight_bit,
+        body.eight_bit_header,
+        body.long_lines,
+        body.nul,
+        body.canonical,
+    )
+
+
+def _body_of(packed: Packed) -> Body:
+    size, wire_size, header_end, cuts, prefix, eight_bit, eight_bit_header, long_lines, nul, canonical = packed
+    return Body(
+        size=size,
+        wire_size=wire_size,
+        header_end=header_end,
+        cuts=cuts,
+        prefix=prefix,
+        eight_bit=eight_bit,
+        eight_bit_header=eight_bit_header,
+        long_lines=long_lines,
+        nul=nul,
+        canonical=canonical,
+    )
+
+
+# outcomes
+
+
+def pack_outcome(outcome: Outcome) -> Packed:
+    """See the module."""
+    if isinstance(outcome, Delivered):
+        return ("delivered", _pack_reply(outcome.reply))
+    status = outcome.status
+    shared = (
+        None if outcome.reply is None else _pack_reply(outcome.reply),
+        outcome.scope.value,
+        outcome.reason,
+        None if status is None else (status.category, status.subject, status.detail),
+    )
+    if isinstance(outcome, Deferred):
+        return ("deferred", *shared, outcome.possible_duplicate)
+    return ("failed", *shared)
+
+
+def outcome_of(packed: Packed) -> Outcome:
+    """Undo `pack_outcome`."""
+    if packed[0] == "delivered":
+        return Delivered(_reply_of(packed[1]))
+    return failure_of(packed)
+
+
+def failure_of(packed: Packed) -> Deferred | Failed:
+    """Undo `pack_outcome` for what cannot be Delivered."""
+    kind, reply, scope, reason, status, *rest = packed
+    return _FAILURE[kind](
+        None if reply is None else _reply_of(reply),
+        _SCOPE[scope],
+        reason,
+        None if status is None else EnhancedStatus(*status),
+        *rest,
+    )
+
+
+def _pack_reply(reply: Reply) -> Packed:
+    status = reply.status
+    return (reply.code, reply.text, None if status is None else (status.category, status.subject, status.detail))
+
+
+def _reply_of(packed: Packed) -> Reply:
+    code, text, status = packed
+    return Reply(code, text, None if status is None else EnhancedStatus(*status))
+
+
+# what a relayer reports; the delivery stays with the daemon
+
+
+def pack_attempt(attempt: Attempt) -> Packed:
+    """Pack all but the delivery."""
+    return (
+        {number: pack_outcome(outcome) for number, outcome in attempt.outcomes.items()},
+        (attempt.ended - _EPOCH) // _MICROSECOND,
+        attempt.peer,
+        attempt.tls,
+        attempt.relays_dsn,
+        attempt.relays_deadline,
+        attempt.seconds,
+        attempt.altered,
+        _pack_time(attempt.retry_at),
+    )
+
+
+def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
+    """Undo `pack_attempt`."""
+    outcomes, ended, peer, tls, relays_dsn, relays_deadline, seconds, altered, retry_at = packed
+    return Attempt(
+        delivery=delivery,
+        outcomes={number: outcome_of(outcome) for number, outcome in outcomes.items()},
+        ended=_EPOCH + timedelta(0, 0, ended),
+        peer=peer,
+        tls=tls,
+        relays_dsn=relays_dsn,
+        relays_deadline=relays_deadline,
+        seconds=seconds,
+        altered=altered,
+        retry_at=_time_of(retry_at),
+    )
+
+
+def pack_ended(ended: Ended, numbers: Mapping[str, int]) -> Packed:
+    """`numbers` has the place of each delivery in the run, by its id."""
+    return (
+        [numbers[delivery.id] for delivery in ended.undone],
+        ended.settled,
+        ended.delivered,
+        None if ended.failure is None else pack_outcome(ended.failure),
+        ended.peer,
+        None if ended.throttled is None else _pack_reply(ended.throttled),
+    )
+
+
+def ended_of(packed: Packed, deliveries: Sequence[Delivery]) -> Ended:
+    """Undo `pack_ended` with the deliveries of the run."""
+    undone, settled, delivered, failure, peer, throttled = packed
+    return Ended(
+        undone=tuple([deliveries[number] for number in undone]),
+        settled=settled,
+        delivered=delivered,
+        failure=None if failure is None else failure_of(failure),
+        peer=peer,
+        throttled=None if throttled is None else _reply_of(throttled),
+    )
+
+
+# where to connect to
+
+
+def pack_site(site: Site) -> Packed:
+    """See the module."""
+    credentials = site.credentials
+    return (
+        site.key,
+        [[pack_host(host) for host in group] for group in site.hosts],
+        site.tls.value,
+        (credentials.username, credentials.password) if credentials else None,
+        site.source_addresses,
+        site.address_family.value,
+        site.configured,
+    )
+
+
+def site_of(packed: Packed) -> Site:
+    """Undo `pack_site`."""
+    key, hosts, tls, credentials, source_addresses, address_family, configured = packed
+    return Site(
+        key=key,
+        hosts=tuple(tuple(host_of(host) for host in group) for group in hosts),
+        tls=TlsPolicy(tls),
+        credentials=Credentials(username=credentials[0], password=credentials[1]) if credentials else None,
+        source_addresses=source_addresses,
+        address_family=AddressFamily(address_family),
+        configured=configured,
+    )
+
+
+def pack_host(host: Host) -> Packed:
+    """See the module."""
+    return (host.name, host.port, host.implicit_tls)
+
+
+def host_of(packed: Packed) -> Host:
+    """Undo `pack_host`."""
+    name, port, implicit_tls = packed
+    return Host(name=name, port=port, implicit_tls=implicit_tls)
+
+
+def pack_targets(found: Sequence[Target] | Deferred | Failed) -> Packed:
+    """Pack what a look-up of addresses found."""
+    if isinstance(found, Deferred | Failed):
+        return (None, pack_outcome(found))
+    return ([(pack_host(target.host), target.address) for target in found], None)
+
+
+def targets_of(packed: Packed) -> list[Target] | Deferred | Failed:
+    """Undo `pack_targets`."""
+    found, failure = packed
+    if failure is not None:
+        return failure_of(failure)
+    return [Target(host=host_of(host), address=address) for host, address in found]

@@ -1,0 +1,31 @@
+"""What the daemon and a worker tell each other, each message a tuple that begins with its name.
+
+The daemon numbers its runs, a worker its reports and its questions.  A run is answered by exactly one ENDED or RAISED,
+a report by one RECORDED or REFUSED, a LOOK_UP by one FOUND or NOT_FOUND, a PING by one PONG.
+"""
+
+from __future__ import annotations
+
+# from the daemon
+START = "start"  # a pickled worker.Setup
+SETTINGS = "settings"  # pickled RelaySettings, for relayers from now on
+WITHDRAWN = "withdrawn"  # all ids that are held or removed while they are claimed
+RUN = "run"  # run, site, deliveries: let a relayer send these
+FINISH = "finish"  # run: start nothing more, settle what is under way
+ABORT = "abort"  # run: reset its connection
+RECORDED = "recorded"  # report: it is durable
+REFUSED = "refused"  # report, why: it could not be recorded
+FOUND = "found"  # question, targets
+NOT_FOUND = "not found"  # question, why: our own trouble
+PING = "ping"  # number
+STOP = "stop"  # see the last connections off, and end
+
+# from a worker
+READY = "ready"
+UNABLE = "unable"  # why it cannot start
+SETTLED = "settled"  # report, run, place of the delivery in it, attempt
+LOOK_UP = "look up"  # question, host, site
+ENDED = "ended"  # run, what it left
+RAISED = "raised"  # run, the exception; what was not settled is undone
+PONG = "pong"  # number, for how long each run has not stirred: what was sent before its PING is in force
+COMPLAINT = "complaint"  # logger, level, text: what a library logged
