@@ -29,6 +29,7 @@ ONLY_IN_ONE_FILE = {"dnspython": {"dns"}, "aiosmtplib": {"aiosmtplib"}, "SQLite"
 
 # No clock, no chance: `now`, `jitter` and `shuffle` are arguments.  mail/message.py alone draws the chance of an id.
 PURE = (
+    "explanation.py",
     "mail/*.py",
     "submission/envelope.py",
     "submission/examine.py",
