@@ -66,12 +66,19 @@ class Answers:
     async def _gates(self, destination: str) -> dict[str, Any]:
         where, until = await self._where(destination)
         gates: list[Standing] = [of_route(where, until)]
-        site = self._routes.known(destination)
+        site, running, room = self._routes.known(destination), 0, self._scheduler.room
         if isinstance(where, Site):
             site = where.key
             names = (destination, *(host.name for group in where.hosts for host in group))
-            gates += of_site(self._scheduler.state_of(site, names), self._scheduler.room, self._clock())
-        return {"site": site, "gates": [written(gate) for gate in gates]}
+            state = self._scheduler.state_of(site, names)
+            running = state.running
+            gates += of_site(state, room, self._clock())
+        return {
+            "site": site,
+            "gates": [written(gate) for gate in gates],
+            "relayers": running,
+            "in_turn": room.running > 0 and site is not None and self._scheduler.in_turn(site),
+        }
 
     async def _where(self, destination: str) -> tuple[Site | Deferred | Failed | None, datetime | None]:
         """Return where mail goes, None if that is being looked up; and when it is looked up again if it failed."""

@@ -22,6 +22,7 @@ TOP = {
     "daemon",
     "cli",
     "demo",
+    "doctor",
     "__main__",
 }  # they may import everything, and only they one another
 LEAVES = ("ports", "control", "supervisor")  # the daemon's own small parts

@@ -237,6 +237,10 @@ class Scheduler:
         some = SiteState.of(self._settings.limits)
         return active_limit(some, self.room) or max_connections(some, self.room)
 
+    def in_turn(self, site: str) -> bool:
+        """Whether the site is in the turn order: it has due mail, and may start a relayer when there is room."""
+        return site in self._turns
+
     def failures(self, site: str) -> int:
         """Return how many attempts in a row could not use the site."""
         return self._sites[site].failures if site in self._sites else 0

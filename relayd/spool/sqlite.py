@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -26,6 +26,7 @@ from relayd.mail.settlement import Notice, Settlement
 from relayd.spool import (
     arrivals,
     claims,
+    examination,
     expiry,
     history,
     leases,
@@ -39,6 +40,7 @@ from relayd.spool import (
 from relayd.spool.arrivals import Strays
 from relayd.spool.connection import Link, check, migrate
 from relayd.spool.database import Database, Job
+from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
 from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
@@ -276,6 +278,14 @@ class SqliteQueue:
 
     async def leased(self, message_id: str) -> dict[int, Lease]:
         return await self._look(lambda db: leases.leased(db, message_id))
+
+    async def examine(self, now: datetime, lifetime: timedelta, patience: timedelta) -> Examination:
+        """Return what is wrong in the queue: see examination.py."""
+        return await self._look(lambda db: examination.examine(db, now, lifetime, patience))
+
+    async def sizes(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Return messages whose ids come after `after`, with the sizes of their bodies."""
+        return await self._look(lambda db: examination.sizes(db, after, limit))
 
     async def hold(self, message_ids: Collection[str]) -> int:
         return await self._change(lambda db: operators.hold(db, message_ids))
