@@ -29,7 +29,7 @@ def doctor(config_path: Path, as_json: bool) -> int:
     """
     with printing():
         found = asyncio.run(_found(config_path, as_json))
-    return EX_FOUND if any(each.severity is not Severity.INFORMATION for each in found) else 0
+    return exit_code(found)
 
 
 async def _found(config_path: Path, as_json: bool) -> list[Finding]:
@@ -40,6 +40,11 @@ async def _found(config_path: Path, as_json: bool) -> list[Finding]:
             click.echo(line(finding))
     click.echo(json.dumps([summary(each) for each in found]) if as_json else verdict(found))
     return found
+
+
+def exit_code(found: list[Finding]) -> int:
+    """Return 1 if somebody must or should see to something, else 0."""
+    return EX_FOUND if any(each.severity is not Severity.INFORMATION for each in found) else 0
 
 
 def line(finding: Finding) -> str:
