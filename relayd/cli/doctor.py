@@ -27,19 +27,18 @@ def doctor(config_path: Path, as_json: bool) -> int:
     Changes nothing, whether or not the daemon runs; a long queue takes a while.  Ends with 1 if there is an error or
     a warning.
     """
+    found: list[Finding] = []
     with printing():
-        found = asyncio.run(_found(config_path, as_json))
+        asyncio.run(_look(config_path, as_json, found))
     return exit_code(found)
 
 
-async def _found(config_path: Path, as_json: bool) -> list[Finding]:
-    found: list[Finding] = []
+async def _look(config_path: Path, as_json: bool, found: list[Finding]) -> None:
     async for finding in examine(config_path, lambda what: click.echo(f"relayd: {printable(what)}", err=True)):
         found.append(finding)
         if not as_json:
             click.echo(line(finding))
     click.echo(json.dumps([summary(each) for each in found]) if as_json else verdict(found))
-    return found
 
 
 def exit_code(found: list[Finding]) -> int:

@@ -80,7 +80,7 @@ def _stays(kind: str, names: list[str], state: Running) -> Finding:
         case _ if not state.answers:
             return information("dropped-file", detail("waits for a daemon", "wait for a daemon"), "start relayd")
         case _:
-            advice = "see event=file-left in the log; can relayd's user read it, and has its writer closed it?"
+            advice = "see event=left in the log; can relayd's user read it, and has its writer closed it?"
             late = "not taken for more than 10 minutes"
             return error("dropped-file", detail(f"was {late}", f"were {late}"), advice)
 
