@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests bench clean
+.PHONY: demo test check run format lint types tests many bench clean
 
 $(BIN)/relayd: pyproject.toml relayd/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "relayd needs Python 3.11 or newer"; exit 1; }
@@ -37,6 +37,9 @@ types: $(VENV)/dev
 
 tests: $(VENV)/dev
 	$(BIN)/pytest -n $(JOBS)
+
+many: $(VENV)/dev
+	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine latency large million

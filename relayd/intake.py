@@ -11,6 +11,7 @@ from relayd.mail.submission import Submission
 from relayd.ports import Pickup, Spool
 
 BATCH = 500  # files taken in one commit
+LONGEST = 1.0  # seconds of one round's intake
 PAUSE = 1.0  # seconds between two tries to take a file in while the spool takes none
 PART = "spool"  # in events
 
@@ -48,15 +49,22 @@ class Intake:
         return None if look is None else max(look, self._not_before) - self._monotonic()
 
     async def take_in(self, after_each: Callable[[], Awaitable[None]]) -> None:
-        """Take what was dropped; `after_each` batch something else has its turn."""
+        """Take what was dropped; `after_each` batch something else has its turn.
+
+        Not for longer than `LONGEST`: files that never cease must not keep the round from what follows it.  What is
+        left then is taken in the next round, for which `next_look` asks at once.
+        """
         if self._monotonic() < self._not_before or (self._spool.unfinished and not await self._accept([])):
             return
         limit = 1 if self._health.is_degraded(PART) else BATCH
+        end = self._monotonic() + LONGEST
         while not self.closed and (submissions := await self._pickup.take(limit)):
             if not await self._accept(submissions):
                 return
             limit = BATCH
             await after_each()
+            if self._monotonic() > end:
+                return
 
     async def _accept(self, submissions: Sequence[Submission]) -> bool:
         """Make files messages, with what the spool could not make so before; whether it takes any."""

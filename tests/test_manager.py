@@ -526,3 +526,21 @@ async def test_the_longer_a_look_for_due_mail_takes_the_rarer_it_is() -> None:
 
 def test_the_scheduler_takes_no_count_for_many_that_the_queue_could_have_ended_at() -> None:
     assert MANY <= MAX_COUNTED
+
+
+async def test_files_that_never_cease_do_not_keep_due_mail_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.intake.LONGEST", 0.05)
+
+    class Endless(APickup):
+        async def take(self, limit: int) -> list[Submission]:
+            await asyncio.sleep(0.001)
+            self.looks += 1
+            return [a_submission(self.looks)]
+
+        def next_look(self) -> float | None:
+            return time.monotonic()
+
+    world = World(waiting={"late.test": 1})
+    world.gate.set()
+    async with managing(world, Endless()):
+        await until(lambda: world.sent)

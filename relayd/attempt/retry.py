@@ -10,7 +10,7 @@ Pure: time and chance are arguments.  Invariants, checked by tests/attempt/test_
     After `PATIENCE` tries neither of them shortens the curve: who never relents is asked as seldom as any other.
     Nothing is put off past the end of its lifetime or the deadline that ends it, so that expiry comes in time.
     Before a deadline tries come closer together, but never closer than `CLOSEST` unless the curve has them so; one of
-    them falls into the last two `CLOSEST` before it.
+    them falls into the last two `CLOSEST` before it.  A server's own pace is kept as long as it leads there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from relayd.mail.deadline import Deadline
 from relayd.mail.refusal import Refusal, asked_delay, refusal
 from relayd.mail.reply import Reply
 
+CLOSEST = timedelta(seconds=15)  # between two tries because of a deadline: whom we hurry more takes us for an abuser
 PATIENCE = 5  # tries at a server's own pace
 MARGIN = timedelta(seconds=2)  # more than a server asks for: one second too early begins its waiting time anew
 SPREAD = timedelta(seconds=3)  # and up to so much more, by `jitter`
-CLOSEST = timedelta(seconds=15)  # between two tries because of a deadline: whom we hurry more takes us for an abuser
 _STEEPEST = 100  # exponents above it change nothing: any curve that rises at all has reached `max`, or never will
 
 
@@ -55,23 +55,32 @@ def _delay(retry: RetrySettings, times: int, jitter: float, reply: Reply | None)
 
 
 def next_attempt(
-    retry: RetrySettings, attempts: int, now: datetime, *, jitter: float, reply: Reply | None = None
+    retry: RetrySettings,
+    attempts: int,
+    now: datetime,
+    *,
+    jitter: float,
+    reply: Reply | None = None,
+    deadline: Deadline | None = None,
 ) -> datetime:
     """Return when to make attempt number ``attempts + 1`` of a message; `reply` is why the last one was put off.
 
     `jitter`, 0.0 to 1.0, spreads retries over the last fifth of the delay, so that a restart does not make them all
     fall due together.
     """
-    return now + _delay(retry, attempts, jitter, reply)
+    due = now + _delay(retry, attempts, jitter, reply)
+    if deadline is None or (due < deadline.at and reply is not None and _asked(retry, reply, jitter)):
+        return due
+    return before_deadline(due, deadline, now)
 
 
-def before_deadline(due: datetime, deadline: Deadline | None, now: datetime) -> datetime:
+def before_deadline(due: datetime, deadline: Deadline, now: datetime) -> datetime:
     """Return when to try again what is due then: sooner, if a deadline is near.
 
     At most half of the time that is left is let pass, so that there are some tries more; when not even `CLOSEST` is
     left there are none, and what ends then is due at its end.
     """
-    if deadline is None or deadline.passed(now):
+    if deadline.passed(now):
         return due
     sooner = min(due, now + max((deadline.at - now) / 2, CLOSEST))
     if sooner < deadline.at:

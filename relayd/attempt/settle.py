@@ -15,7 +15,7 @@ import re
 from datetime import datetime
 from typing import assert_never
 
-from relayd.attempt.retry import before_deadline, expired, expires, next_attempt
+from relayd.attempt.retry import expired, expires, next_attempt
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.attempt import Attempt
 from relayd.mail.deadline import Deadline, DeadlineMode
@@ -72,9 +72,7 @@ def _settled(attempt: Attempt, recipient: Recipient, retry: RetrySettings, now: 
             return settled.changed(Status.FAILED, dsn=str(EXPIRED), reply=_expired_reply(settled.reply, deadline, now))
         case Deferred():
             due = attempt.retry_at if outcome.scope is Scope.HOST else None
-            due = due or before_deadline(
-                next_attempt(retry, tried, now, jitter=jitter, reply=outcome.reply), deadline, now
-            )
+            due = due or next_attempt(retry, tried, now, jitter=jitter, reply=outcome.reply, deadline=deadline)
             due = min(due, expires(retry, arrived, deadline))
             return _after(attempt, recipient, outcome, Status.DEFERRED, attempts=tried, due=due)
         case Failed() if _untried(outcome, deadline, now):

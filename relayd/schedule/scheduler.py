@@ -100,9 +100,12 @@ class Scheduler:
     def mail_due(self, site: str, destination: str, recipients: int, now: datetime, hosts: Iterable[str] = ()) -> None:
         """There is mail for `destination`, at `site`, that may be tried now: about `recipients` of it.
 
-        `hosts` are the names of the site's mail exchangers.
+        `hosts` are the names of the site's mail exchangers.  Of more destinations than there may be deliveries in core
+        the rest is left to the next look for due mail.
         """
         state = self._known(site, now)
+        if len(state.due) >= self._settings.active_limit and destination not in state.due:
+            return
         if self._settings.rules:
             state.rule = self._settings.rule_for((destination, *hosts), state.rule)
         state.limits = self._settings.limits_of(state.rule)

@@ -11,11 +11,7 @@ from relayd.schedule.rate import Rate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteLimits:
-    """What one site is given at most.
-
-    Raises:
-        ValueError: if a site would begin with more connections than it may have.
-    """
+    """What one site is given at most.  It begins with no more connections than it may have, whatever is said."""
 
     max_connections: int = 20
     initial_connections: int = 5

@@ -22,7 +22,7 @@ from relayd.submission.heard import Change
 
 CHECK = 2.0  # seconds between two checks that the watched directories are still the ones of their names
 RETRY = 0.2  # seconds, while one of them is missing
-_CACHE = 200  # events read at once
+_CACHE = 16  # events with the longest of names that are read at once: some 150, a millisecond
 
 _MASK = (
     Mask.CREATE

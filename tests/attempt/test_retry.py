@@ -158,7 +158,7 @@ def tries(deadline: Deadline, first: datetime = NOW, retry: RetrySettings = DEFA
     times, now = [], first
     while now < deadline.at:
         times.append(now)
-        now = before_deadline(next_attempt(retry, len(times), now, jitter=1.0), deadline, now)
+        now = next_attempt(retry, len(times), now, jitter=1.0, deadline=deadline)
         assert now > times[-1]
     return [*times, now]
 
@@ -178,7 +178,15 @@ def test_too_near_a_deadline_there_is_no_further_try() -> None:
 
 @pytest.mark.parametrize("deadline", [None, Deadline(at=NOW, mode=DeadlineMode.NOTIFY)])
 def test_without_a_deadline_to_meet_the_curve_counts_alone(deadline: Deadline | None) -> None:
-    assert before_deadline(NOW + MINUTE, deadline, NOW) == NOW + MINUTE
+    assert next_attempt(DEFAULT, 1, NOW, jitter=1.0, deadline=deadline) == NOW + MINUTE
+
+
+@pytest.mark.parametrize(("minutes", "wait"), [(6, 5 * MINUTE + MARGIN + SPREAD), (4, 2 * MINUTE)])
+def test_a_server_that_asks_for_time_gets_it_if_the_deadline_allows_for_it(minutes: int, wait: timedelta) -> None:
+    deadline = Deadline(at=NOW + minutes * MINUTE, mode=DeadlineMode.OWN)
+    greylisted = Reply(451, "greylisted, please come again in 300 seconds")
+
+    assert next_attempt(DEFAULT, 1, NOW, jitter=1.0, reply=greylisted, deadline=deadline) == NOW + wait
 
 
 SPANS = st.timedeltas(timedelta(microseconds=1), timedelta(days=20))

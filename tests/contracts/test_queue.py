@@ -762,6 +762,15 @@ class TestTurns:
 
         assert [each.id for each in first] == [notification.id]
 
+    async def test_so_does_what_has_a_deadline_to_meet(self, queue: Queue) -> None:
+        missed = a_message(arrived=NOW - HOUR, deadline=by(NOW - 2 * HOUR, DeadlineMode.NOTIFY))
+        met = [a_message(deadline=by(NOW + HOUR, mode)) for mode in DeadlineMode]
+        await queue.add([a_message(arrived=NOW - MINUTE), missed, *met])
+
+        first = await claimed(queue, limit=3)
+
+        assert {each.id for each in first} == {each.id for each in met}
+
     async def test_what_was_tried_and_what_was_not_take_turns(self, queue: Queue) -> None:
         old = [a_message(arrived=NOW - HOUR + timedelta(seconds=n)) for n in range(5)]
         await queue.add(old)

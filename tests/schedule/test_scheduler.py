@@ -321,6 +321,14 @@ def test_a_batch_has_only_destinations_that_it_is_thought_to_need() -> None:
     assert [len(turn.destinations) for turn in (the_turn(scheduler), the_turn(scheduler))] == [3, 3]
 
 
+def test_no_more_destinations_of_a_site_are_kept_than_there_may_be_deliveries() -> None:
+    scheduler = a_scheduler(active_limit=50)
+    for number in range(1000):
+        scheduler.mail_due("route:all", f"d{number}.example", 1, NOW)
+
+    assert len(scheduler.state_of("route:all").due) == 50
+
+
 def test_full_batches_grow_where_more_was_there_than_thought() -> None:
     scheduler = a_scheduler(max_connections_per_site=1)
     scheduler.mail_due("site", "example.org", 1, NOW)

@@ -269,33 +269,6 @@ async def test_what_cannot_be_moved_rests_is_told_of_once_and_does_not_keep_the_
     assert len(await drop.pickup.take(10)) == 1
 
 
-async def test_many_files_do_not_stall_the_loop(drop: Drop) -> None:
-    for number in range(3000):
-        (drop.new / str(number)).write_bytes(SIMPLE)
-    longest, stop = 0.0, asyncio.Event()
-
-    async def measure() -> None:
-        nonlocal longest
-        while not stop.is_set():
-            started = time.monotonic()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.monotonic() - started)
-
-    task = asyncio.create_task(measure())
-    found = 0
-    while drop.pickup.waiting():
-        submissions = await drop.pickup.take(500)
-        found += len(submissions)
-        for submission in submissions:
-            submission.path.unlink()
-        await asyncio.sleep(0)
-    stop.set()
-    await task
-
-    assert found == 3000
-    assert longest < 1.0
-
-
 async def test_a_body_that_is_ours_is_read_like_a_dropped_file(drop: Drop, tmp_path: Path) -> None:
     (drop.new / "x").write_bytes(SIMPLE)
     [submission] = await drop.take_once()

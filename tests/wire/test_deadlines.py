@@ -81,9 +81,10 @@ def test_a_site_that_is_dead_until_long_after_the_deadline_does_not_keep_the_bou
     assert (recipient["Action"], recipient["Status"]) == ("failed", "5.4.7")
 
 
-def test_by_goes_on_with_the_time_that_is_left_at_each_try(world: World) -> None:
+@pytest.mark.parametrize("processes", [0, 1])
+def test_by_goes_on_with_the_time_that_is_left_at_each_try(world: World, processes: int) -> None:
     with an_exchanger(world, OFFERING, final=["451 4.3.0 not now"] * 2) as server:
-        world.configure(retry={"first": "1500ms", "max": "1500ms"})
+        world.configure(relay={"processes": processes}, retry={"first": "1500ms", "max": "1500ms"})
         with world.relaying() as daemon:
             world.drop(a_message("bob@example.test").replace(b"<ann@sender.test>", b"<ann@sender.test> BY=600;RT", 1))
             daemon.logged("r=bob@example.test status=delivered")
