@@ -22,6 +22,7 @@ TOP = {
     "daemon",
     "cli",
     "demo",
+    "doctor",
     "__main__",
 }  # they may import everything, and only they one another
 LEAVES = ("ports", "control", "supervisor")  # the daemon's own small parts
@@ -29,6 +30,7 @@ ONLY_IN_ONE_FILE = {"dnspython": {"dns"}, "aiosmtplib": {"aiosmtplib"}, "SQLite"
 
 # No clock, no chance: `now`, `jitter` and `shuffle` are arguments.  mail/message.py alone draws the chance of an id.
 PURE = (
+    "explanation.py",
     "mail/*.py",
     "submission/envelope.py",
     "submission/examine.py",

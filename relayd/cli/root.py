@@ -9,6 +9,8 @@ import click
 from relayd import __version__
 from relayd.cli.check import check_config
 from relayd.cli.demo import demo
+from relayd.cli.doctor import doctor
+from relayd.cli.explain import explain
 from relayd.cli.queue import queue
 from relayd.cli.recover import recover
 from relayd.config import load
@@ -47,5 +49,5 @@ def relayd(context: click.Context, config_path: Path, once: bool) -> int:
     return 0
 
 
-for command in (check_config, queue, recover, demo):
+for command in (check_config, queue, explain, doctor, recover, demo):
     relayd.add_command(command)

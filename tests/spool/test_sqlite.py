@@ -18,7 +18,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Event, Restored
 from relayd.mail.message import Body
 from relayd.mail.recipient import Status
-from relayd.spool import claims, expiry, history, leases, notices, rows, settling
+from relayd.spool import claims, expiry, history, leases, notices, rows, settling, waiting
 from relayd.spool.database import AT_ONCE
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.schema import MIGRATIONS, VERSION
@@ -200,6 +200,30 @@ async def test_the_cost_of_a_message_does_not_grow_with_the_queue(
 
     tables = ("recipients", "messages", "history", " r ")
     assert {each for each in plan if any(table in f"{each} " for table in tables)} == {step}, plan
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [(waiting.SELECT_WAITING, 0), (waiting.SELECT_WAITING_FOR, 3), (leases.SELECT_LEASES, 0)],
+)
+async def test_what_reads_the_whole_queue_keeps_nothing_of_it(
+    queue: SqliteQueue, tmp_path: Path, statement: str, parameters: int
+) -> None:
+    with by_hand(tmp_path / "queue.db") as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["1"] * parameters)]
+
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_who_reads_the_whole_queue_keeps_nobody_from_writing(queue: SqliteQueue, tmp_path: Path) -> None:
+    await queue.add([a_message() for _ in range(500)])
+    with by_hand(tmp_path / "queue.db") as connection:
+        reading = connection.execute(waiting.SELECT_WAITING)
+        assert reading.fetchone()
+
+        await queue.add([a_message()])
+
+        assert len(reading.fetchall()) == 499
 
 
 def instructions(connection: sqlite3.Connection, statement: str, *parameters: object) -> int:
