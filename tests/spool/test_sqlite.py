@@ -268,6 +268,26 @@ async def test_a_sweep_reads_nothing_of_what_it_does_not_take(queue: SqliteQueue
     assert await cost_with(1) == await cost_with(200)
 
 
+async def test_a_claim_reads_nothing_of_what_it_does_not_take(queue: SqliteQueue, tmp_path: Path) -> None:
+    """Nothing of what is held, in flight, due later, or of another destination."""
+    asked = (claims.SELECT_DUE_AT, "one.example", rows.microseconds(NOW), 10)
+
+    async def cost_with(more: int) -> int:
+        await queue.add([a_message("ann@two.example") for _ in range(more)])
+        await queue.add([a_message(held=True) for _ in range(more)])
+        await queue.add([a_message() for _ in range(2 * more)])
+        in_flight = await queue.claim(["one.example"], 2 * more, NOW, until=NOW + HOUR)
+        later = [settled(each, Status.DEFERRED, due=NOW + HOUR) for each in in_flight[::2]]
+        await queue.settle(later)
+        await queue.add([a_message() for _ in range(10)])
+        with by_hand(tmp_path / "queue.db") as connection:
+            cost = instructions(connection, *asked)
+        assert len(await queue.claim(["one.example"], 100, NOW, until=NOW + HOUR)) == 10
+        return cost
+
+    assert await cost_with(200) == await cost_with(2)
+
+
 class TestTroubles:
     async def test_after_an_io_error_it_reports_reopens_and_works(self, tmp_path: Path) -> None:
         told: list[Event] = []
