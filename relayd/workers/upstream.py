@@ -99,10 +99,3 @@ class Upstream:
         answer = self._questions.get(number)
         if answer is not None and not answer.done():
             answer.set_exception(RuntimeError(why))
-
-    def gone(self) -> None:
-        """Nobody will answer any more."""
-        for number in list(self._reports):
-            self.refused(number, "the daemon is gone")
-        for number in list(self._questions):
-            self.not_found(number, "the daemon is gone")

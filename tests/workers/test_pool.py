@@ -17,7 +17,6 @@ from relayd.mail.events import Degraded, HeldAfterDeaths, Marked, Restored, Work
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
 from relayd.mail.route import Host, Site, Target
 from relayd.relay.relayer import Ended
-from relayd.relay.settings import RelaySettings
 from relayd.spool.notes import Noted, read
 from relayd.workers import pool as pools
 from relayd.workers import process as processes
@@ -239,7 +238,7 @@ class TestWhileTheyLive:
     def test_a_worker_that_starts_later_knows_what_is_withdrawn_and_the_settings(self, tmp_path: Path) -> None:
         async def story() -> None:
             async with working(tmp_path) as yard, ScriptedServer() as server:
-                settings = RelaySettings(hostname="renamed.example.org", timeouts=yard.settings.timeouts)
+                settings = replace(yard.settings, hostname="renamed.example.org")
                 yard.pool.withdraw(frozenset({"M2"}))
                 yard.pool.reload(settings)
                 for _ in range(2):  # the one that is told, and the one that comes after it
@@ -248,6 +247,22 @@ class TestWhileTheyLive:
                     await killed(yard)
 
                 assert {connection.commands[0] for connection in server.connections} == {"EHLO renamed.example.org"}
+
+        as_the_daemon(story())
+
+    def test_what_changes_while_a_worker_starts_reaches_it_too(self, tmp_path: Path) -> None:
+        async def story() -> None:
+            yard = Yard(tmp_path, 1, {})
+            async with ScriptedServer() as server:
+                yard.pool.start()
+                await asyncio.sleep(0)
+                yard.pool.withdraw(frozenset({"M2"}))
+                yard.pool.reload(replace(yard.settings, hostname="renamed.example.org"))
+                ended = await relaying(yard, server, "M1", "M2")
+                await yard.pool.close()
+
+                assert ids(ended.undone) == ["M2"]
+                assert server.connections[0].commands[0] == "EHLO renamed.example.org"
 
         as_the_daemon(story())
 
@@ -493,6 +508,20 @@ class TestWhenItCloses:
                 assert not any(alive(pid) for pid in pids)
                 assert yard.told(WorkerDied) == []
                 assert server.connections[0].verbs[-1] == "QUIT"
+
+        as_the_daemon(story())
+
+    def test_the_last_connections_are_seen_off(self, tmp_path: Path) -> None:
+        async def story() -> None:
+            slow = Answer("221 2.0.0 bye", delay=0.5, then="close")
+            async with working(tmp_path) as yard, ScriptedServer({"QUIT": slow}) as server:
+                await relaying(yard, server, "M1")
+                began = asyncio.get_running_loop().time()
+                await yard.pool.close()
+
+                assert asyncio.get_running_loop().time() - began > 0.4
+                await until(lambda: server.connections[0].ended)
+                assert server.connections[0].ended == "eof"
 
         as_the_daemon(story())
 
