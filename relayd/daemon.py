@@ -22,7 +22,7 @@ import uvloop
 
 from relayd import __version__
 from relayd.attempt.manager import AttemptManager
-from relayd.config import Config, load
+from relayd.config import load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
@@ -38,6 +38,7 @@ from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.schedule.scheduler import Scheduler
+from relayd.sections import Config
 from relayd.settings import (
     manager_settings,
     relay_settings,

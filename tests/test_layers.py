@@ -18,6 +18,7 @@ PACKAGE = ROOT / "relayd"
 STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe")
 TOP = {
     "config",
+    "sections",
     "settings",
     "daemon",
     "cli",

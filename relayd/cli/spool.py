@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from relayd.config import Config, load
+from relayd.config import load
 from relayd.mail.errors import QueueError
+from relayd.sections import Config
 from relayd.spool.sqlite import SqliteQueue
 
 

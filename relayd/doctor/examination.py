@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from relayd.config import Config, load
+from relayd.config import load
 from relayd.doctor.bodies import of_bodies
 from relayd.doctor.directories import of_directories
 from relayd.doctor.disk import of_room, room_of
@@ -21,6 +21,7 @@ from relayd.doctor.tables import of_leases, of_sites, of_tables, of_what_is_late
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError, QueueError
 from relayd.route.own import own_addresses
+from relayd.sections import Config
 from relayd.spool.recovery import NAME, damage_of, lost
 from relayd.spool.sqlite import SqliteQueue
 
