@@ -42,7 +42,7 @@ many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
-BENCHMARKS = idle steady blackhole drain distance engine latency large million
+BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
 bench: $(VENV)/dev
 	@for each in $(BENCHMARKS); do \
 		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \

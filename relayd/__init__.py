@@ -8,7 +8,8 @@
     relay        5  one connection, at most max_messages_per_connection deliveries
     attempt      6  replies become outcomes, outcomes one commit: done, retry or bounce
 
-`manager.py` drives them, `daemon.py` plugs them together, `observe/` watches, `cli/` is the command line.
+`manager.py` drives them, `daemon.py` plugs them together, `observe/` watches, `cli/` is the command line;
+`workers/` has relayers in processes of their own.
 """
 
 __version__ = "0.1.0"

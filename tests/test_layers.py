@@ -130,6 +130,15 @@ def test_the_daemons_small_parts_import_only_the_nouns(leaf: str) -> None:
     assert parts_used(f"{leaf}.py") <= {"mail"}
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) in ("workers", "relayers")])
+def test_workers_and_their_pool_know_relaying_and_the_spools_files_and_nothing_else(module: str) -> None:
+    assert parts_used(module) <= {"mail", "relay", "spool", "relayers", "workers", "health"}
+    assert {name.split(".")[2] for name in imports_of(module) if name.startswith("relayd.spool.")} <= {
+        "bodies",
+        "notes",
+    }
+
+
 def test_config_does_not_import_the_daemon() -> None:
     assert not parts_used("config.py") & {"daemon", "cli", "manager", "demo"}
 
@@ -182,7 +191,7 @@ def test_nothing_is_left_to_do(module: str) -> None:
     assert not [mark for mark in ("TO" + "DO", "FIX" + "ME", "XX" + "X", "Not" + "ImplementedError") if mark in text]
 
 
-@pytest.mark.parametrize("part", ["mail", *STAGES, "manager", "daemon", "config", "cli"])
+@pytest.mark.parametrize("part", ["mail", *STAGES, "workers", "manager", "daemon", "config", "cli"])
 def test_the_architecture_page_names_every_part(part: str) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 

@@ -34,7 +34,7 @@ from relayd.workers.channel import Channel, Message, Told
 from relayd.workers.setup import Setup, settings_of, setup_of
 from relayd.workers.upstream import Upstream
 
-THREADS = 4  # for reading bodies; with 64 workers this stays below the unit's TasksMax
+THREADS = 4  # for reading bodies; the unit's TasksMax counts on it
 RESETTING = 1.0  # seconds for connections to be reset once the daemon is gone
 
 EX_OK = 0

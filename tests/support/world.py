@@ -20,6 +20,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from relayd.demo.dns import DnsServer
@@ -27,6 +28,8 @@ from relayd.demo.smtp import smtp_server
 from tests.support.process import ROOT, Daemon, wait_until, write_config
 
 T = TypeVar("T")
+
+with_and_without_workers = pytest.mark.parametrize("world", [0, 1], indirect=True, ids=["in-process", "workers"])
 
 Answer = Callable[[Envelope, str], Awaitable[str] | str]
 
@@ -85,13 +88,14 @@ def octets(envelope: Envelope) -> bytes:
 
 
 class World:
-    """See the module.  Use it as a context manager."""
+    """See the module.  Use it as a context manager.  `processes` is `relay.processes`, unless a test says otherwise."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, processes: int = 0) -> None:
         self.directory = directory
         self.spool = directory / "spool"
         self.config_path = directory / "config.toml"
         self.port = 0
+        self.processes = processes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
@@ -149,6 +153,7 @@ class World:
                 "allow_loopback": True,
                 "check_interval": "200ms",
                 "settle_time": "100ms",
+                "processes": self.processes,
             },
             "retry": {"first": "300ms", "max": "2s"},
             "dns": {"nameservers": [self.dns.address]},
@@ -219,4 +224,4 @@ async def _called(function: Callable[..., None], *arguments: Any) -> None:
     function(*arguments)
 
 
-__all__ = ["Exchanger", "World", "a_message", "octets", "wait_until"]
+__all__ = ["Exchanger", "World", "a_message", "octets", "wait_until", "with_and_without_workers"]

@@ -11,6 +11,7 @@ from tests.support.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as built:
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world; see `tests.support.world.with_and_without_workers` for its parameter."""
+    with World(tmp_path, processes=getattr(request, "param", 0)) as built:
         yield built

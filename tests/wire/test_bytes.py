@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.mta import Exim, Postfix, Receiver, SmtpSink
 from tests.support.process import wait_until
-from tests.support.world import World
+from tests.support.world import World, with_and_without_workers
 
 RECEIVERS = [SmtpSink, Postfix, Exim]
 HEADER = b"From: Ann <ann@sender.test>\nTo: bob@example.test\nSubject: %b\n"
@@ -50,6 +50,7 @@ def relay_to(world: World, receiver: Receiver, **route: object) -> None:
     world.configure(route=[{"name": "mta", "match": ["*"], "hosts": [f"127.0.0.1:{receiver.port}"], **route}])
 
 
+@with_and_without_workers
 def test_bodies_arrive_as_they_were_dropped(world: World, receiver: Receiver) -> None:
     dropped = {}
     with receiver:
@@ -86,6 +87,7 @@ def test_mail_is_encrypted_where_the_policy_lets_it(
     assert ("tls=" in line) == (policy != "none")
 
 
+@with_and_without_workers
 def test_mail_goes_only_to_a_server_that_proves_its_name_where_that_is_asked_for(world: World) -> None:
     with Postfix() as receiver:
         relay_to(world, receiver, tls="verify")

@@ -17,7 +17,7 @@ from typing import Any
 from aiosmtpd.smtp import Envelope
 
 from tests.support.process import Daemon, wait_until
-from tests.support.world import Exchanger, World
+from tests.support.world import Exchanger, World, with_and_without_workers
 
 MESSAGES, DOMAINS, SITES, KILLS = 1000, 50, 20, 10
 DEAD, SLOW = 7, 3  # of the sites
@@ -52,6 +52,7 @@ def marks(daemons: list[Daemon]) -> set[str]:
     return {match[1] for line in lines if (match := re.search(r"event=possible-duplicate .*r=(\S+)", line))}
 
 
+@with_and_without_workers
 def test_nothing_is_lost_by_ten_kills_and_what_comes_twice_is_marked(world: World) -> None:
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
@@ -116,6 +117,7 @@ def killed_again_and_again(world: World, witness: Witness, rng: random.Random) -
     return daemons, in_flight
 
 
+@with_and_without_workers
 def test_a_message_that_is_in_hand_when_the_daemon_dies_three_times_is_held(world: World, tmp_path: Path) -> None:
     mx = world.exchanger("mx.example.test")
     world.domain("example.test", mx)

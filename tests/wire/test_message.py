@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.world import World, a_message, octets, wait_until
+from tests.support.world import World, a_message, octets, wait_until, with_and_without_workers
 
 
 def parts_of(notification: bytes) -> tuple[EmailMessage, list[dict[str, str]]]:
@@ -151,6 +151,7 @@ def test_another_users_file_is_copied_and_its_writer_cannot_change_what_was_acce
     assert b"EVIL" not in octets(mx.taken[0])
 
 
+@with_and_without_workers
 def test_a_greylisted_message_is_delivered_on_the_retry(world: World) -> None:
     """H24."""
     mx = world.exchanger("mx.example.test")
@@ -170,6 +171,7 @@ def test_a_greylisted_message_is_delivered_on_the_retry(world: World) -> None:
     assert len(mx.taken) == 1
 
 
+@with_and_without_workers
 def test_a_refused_recipient_bounces_and_does_not_stop_the_others(world: World) -> None:
     mx, home = world.exchanger("mx.example.test"), world.exchanger("mx.sender.test")
     world.domain("example.test", mx)
@@ -202,6 +204,7 @@ def test_a_bounce_is_never_bounced(world: World) -> None:
     assert world.queue() == []
 
 
+@with_and_without_workers
 def test_the_second_exchanger_is_used_when_the_first_is_dead(world: World) -> None:
     dead, alive = world.exchanger("mx1.example.test", alive=False), world.exchanger("mx2.example.test")
     world.domain("example.test", dead, alive)
@@ -277,6 +280,7 @@ def test_success_is_told_when_it_was_asked_for_and_the_next_hop_will_not(world: 
     assert block["Original-Recipient"] == "rfc822; robert@old.test"
 
 
+@with_and_without_workers
 def test_one_transaction_carries_the_recipients_of_one_message_at_one_site(world: World) -> None:
     mx = world.exchanger("mx.example.test")
     world.domain("a.test", mx)

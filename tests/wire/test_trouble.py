@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.process import Daemon, wait_until
-from tests.support.world import Exchanger, World, a_message
+from tests.support.world import Exchanger, World, a_message, with_and_without_workers
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 
@@ -122,6 +122,7 @@ class Gate:
         return self._reply
 
 
+@with_and_without_workers
 @root_only
 def test_what_was_delivered_while_the_disk_was_full_is_recorded_when_there_is_room(
     world: World, mx: Exchanger, disk: SmallDisk
@@ -162,6 +163,7 @@ def test_what_was_deferred_while_the_disk_was_full_does_not_spin(world: World, m
     assert len(mx.taken) == 1
 
 
+@with_and_without_workers
 @root_only
 def test_a_stop_on_a_full_disk_ends_and_what_may_have_arrived_is_marked(
     world: World, mx: Exchanger, disk: SmallDisk
@@ -187,6 +189,7 @@ def test_a_stop_on_a_full_disk_ends_and_what_may_have_arrived_is_marked(
 # what vanishes
 
 
+@with_and_without_workers
 @pytest.mark.parametrize("size", [0, 3_000_000])
 def test_a_body_that_is_gone_is_told_waits_and_harms_no_other(world: World, mx: Exchanger, size: int) -> None:
     mx.on_rcpt = lambda envelope, address: "450 4.2.1 not now"
