@@ -16,6 +16,7 @@ from relayd.explanation import Standing, of_route, of_site, written
 from relayd.health import Health
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
+from relayd.orphans import Orphans
 from relayd.ports import Router
 from relayd.routes import Routes, unresolved
 from relayd.schedule.scheduler import Scheduler
@@ -34,6 +35,7 @@ class Answers:
         routes: Routes,
         router: Router,
         claims: Claims,
+        orphans: Orphans,
         health: Health,
         clock: Callable[[], datetime],
     ) -> None:
@@ -42,6 +44,7 @@ class Answers:
         self._routes = routes
         self._router = router
         self._claims = claims
+        self._orphans = orphans
         self._health = health
         self._clock = clock
 
@@ -56,7 +59,11 @@ class Answers:
                 return None
 
     def _state(self) -> dict[str, Any]:
-        return {"owner": self._owner, "degraded": sorted(self._health.parts)}
+        return {
+            "owner": self._owner,
+            "degraded": sorted(self._health.parts),
+            "adopting": self._orphans.sweeping,
+        }
 
     def _begun(self, leases: Sequence[Any]) -> dict[str, str]:
         """Return since when leases are in hand, of those that are."""

@@ -121,6 +121,7 @@ class RelayManager:
             routes=self._routes,
             router=router,
             claims=self._claims,
+            orphans=self._orphans,
             health=self._health,
             clock=clock,
         )

@@ -148,11 +148,11 @@ def _lines(explained: Explained) -> Iterator[str]:
             for recipient in row.recipients:
                 yield f"  {recipient.address}  {recipient.status.value}: {recipient.reply}"
         case None:
-            yield explained.subject
-    for message_id in explained.messages:
-        yield f"  {message_id} waits for it: relayd explain {message_id}"
-    for explanation in explained.explanations:
-        yield ""
+            for message_id in explained.messages:
+                yield f"{message_id} waits for {explained.subject}: relayd explain {message_id}"
+    for number, explanation in enumerate(explained.explanations):
+        if number or explained.found or explained.messages:
+            yield ""
         yield from _explanation(explanation, explained)
     if explained.left_out:
         yield f"{explained.left_out} other destinations of it are not shown"

@@ -20,7 +20,7 @@ DEFAULT_CONFIG = Path("/etc/relayd/config.toml")
 
 EXIT_CODES = """\
 Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 70 the queue cannot be used, 71 the
-system refuses, 75 try later, 78 a mistake in the configuration.
+system refuses, 75 try later, 78 a mistake in the configuration.  1: relayd doctor has found something.
 """
 
 

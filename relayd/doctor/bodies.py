@@ -32,12 +32,12 @@ async def of_bodies(queue: SqliteQueue, spool: Path, now: datetime, state: Runni
     orphans, revived = await _strays(queue, bodies, now)
     if orphans:
         detail = counted(orphans, "body in queue/ has no message", "bodies in queue/ have no messages", at_most=MOST)
-        if state.answers:
-            yield warning(
-                "orphan", detail, "soon after its start the daemon adopts what it can; see its log for the rest"
-            )
-        else:
+        if not state.answers:
             yield information("orphan", detail, "start relayd: it adopts them")
+        elif state.adopting:
+            yield information("orphan", detail, "wait: the daemon is about to adopt them")
+        else:
+            yield warning("orphan", detail, "see event=trouble and event=degraded in the log")
     if revived:
         detail = counted(revived, "body of a finished message is", "bodies of finished messages are", at_most=MOST)
         yield information("revived-body", f"back after a power cut: {detail}", "the next start removes them")

@@ -14,11 +14,15 @@ from relayd.spool.lock import holder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """What is known of the daemon: `holder` is the process that has the spool, `owner` names its start in leases."""
+    """What is known of the daemon: `holder` is the process that has the spool, `owner` names its start in leases.
+
+    `adopting`: it still looks for bodies without a row, as it does for a while after its start.
+    """
 
     holder: str | None = None
     owner: str | None = None
     degraded: tuple[str, ...] = ()
+    adopting: bool = False
 
     @property
     def answers(self) -> bool:
@@ -35,7 +39,10 @@ def running(spool: Path) -> Running:
 
 def _read(found: str | None, said: Mapping[str, Any]) -> Running:
     return Running(
-        holder=found or "unknown", owner=str(said.get("owner")), degraded=tuple(map(str, said.get("degraded", ())))
+        holder=found or "unknown",
+        owner=str(said.get("owner")),
+        degraded=tuple(map(str, said.get("degraded", ()))),
+        adopting=bool(said.get("adopting")),
     )
 
 

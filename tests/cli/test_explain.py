@@ -143,8 +143,9 @@ def test_a_domain_counts_what_waits_there_and_at_its_site(relayd: CommandLine) -
         "oldest": "2026-11-21T12:00:00.000Z",
     }
     assert (explanation["waiting_at_site"]["total"], explanation["waiting_at_site"]["held"]) == (3, 1)
-    assert lines[3] == "  2 recipients wait, 1 held, the oldest since 2026-11-21T12:00:00Z"
-    assert lines[4].startswith("  at the site, of 2 destinations: 3 recipients wait, 1 held")
+    assert lines[0] == "one.example, at the site mx.example"
+    assert lines[1] == "  2 recipients wait, 1 held, the oldest since 2026-11-21T12:00:00Z"
+    assert lines[2].startswith("  at the site, of 2 destinations: 3 recipients wait, 1 held")
     assert lines[-1] == "It waits, since no daemon runs."
 
 
@@ -153,7 +154,8 @@ def test_an_address_names_its_messages(relayd: CommandLine) -> None:
     relayd.queue(message, a_message("bob@one.example"))
 
     assert relayd("explain", "ann@one.example", "--json").json["messages"] == [message.id]
-    assert f"relayd explain {message.id}" in relayd("explain", "ann@one.example").out
+    said = relayd("explain", "ann@one.example").out
+    assert said.startswith(f"{message.id} waits for ann@one.example: relayd explain {message.id}\n\none.example, at ")
 
 
 def test_a_domain_without_mail_has_none(relayd: CommandLine) -> None:

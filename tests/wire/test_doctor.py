@@ -194,8 +194,11 @@ def test_mail_that_is_due_for_long_for_no_reason_that_the_daemon_knows_is_an_err
     a_waiting_message(world, mx)
     mx.on_rcpt = lambda envelope, address: "250 2.1.5 ok"
     world.configure(relay={"check_interval": "1h"}, retry={"first": "1h", "max": "1h"})
-    with world.relaying():
-        in_queue(world, "UPDATE recipients SET due = ?", ago(HOUR))  # nobody knocks: it looks again after an hour
+    with world.relaying() as daemon:
+        for name in ("eve", "cy"):  # then it has looked for due mail, and does so again after an hour
+            world.send(f"{name}@example.test")
+            daemon.logged(f"r={name}@example.test status=delivered")
+        in_queue(world, "UPDATE recipients SET due = ?", ago(HOUR))
 
         code, found = doctor(world)
 
@@ -275,3 +278,16 @@ def _snapshot(spool: Path) -> dict[str, Any]:
         str(path.relative_to(spool)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
         for path in spool.rglob("*")
     }
+
+
+def test_of_a_daemon_that_has_much_to_do_nothing_is_wrong(world: World, mx: Exchanger) -> None:
+    answers = ["250 2.1.5 ok", "450 4.2.1 not now", "550 5.1.1 nobody", "250 2.1.5 ok"]
+    mx.on_rcpt = lambda envelope, address: answers[len(address) % 4]
+    world.domain("dead.test", world.exchanger("mx.dead.test", alive=False))
+    with world.relaying() as daemon:
+        for number in range(1, 301):
+            world.send(f"{'x' * number}@example.test"[-60:], f"a{number}@dead.test", sender="ann@example.test")
+        daemon.logged("event=site-backs-off")
+        for _ in range(3):
+            code, found = doctor(world)
+            assert (code, found) == (0, [])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.process import wait_until
-from tests.support.world import Exchanger, World
+from tests.support.world import Exchanger, World, with_and_without_workers
 from tests.wire.test_daemon import Gate
 
 KEYS = {"subject", "kind", "at", "daemon", "message", "expires", "messages", "explanations", "left_out"}
@@ -185,6 +185,7 @@ def test_a_connection_rate_is_a_gate_of_its_own(world: World, mx: Exchanger) -> 
         assert the(explain(world, "example.test"))["blocked_by"] == "connection-rate"
 
 
+@with_and_without_workers
 def test_what_is_sent_is_in_flight_and_the_next_waits_for_the_window(world: World, gate: Gate) -> None:
     world.configure(relay={"max_connections_per_site": 1, "max_messages_per_connection": 1})
     with world.relaying():
