@@ -27,6 +27,7 @@ class Claims:
         self._clock = clock
         self._health = health
         self._ends: dict[int, datetime] = {}  # of the leases in hand
+        self._begun: dict[int, datetime] = {}  # when each of them was
         self._unwanted: list[Delivery] = []  # to be given back when the queue takes them
 
     async def claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
@@ -36,12 +37,21 @@ class Claims:
         deliveries = await self._queue.claim(destinations, limit, now, until=now + LEASE)
         if deliveries:
             self._ends[deliveries[0].lease] = now + LEASE
+            self._begun[deliveries[0].lease] = now
         return deliveries
+
+    def begun(self, lease: int) -> datetime | None:
+        """Return since when a lease is in hand, None if it is not."""
+        return self._begun.get(lease)
 
     def over(self, deliveries: Sequence[Delivery]) -> None:
         """Everything of this claim is settled or given back, or is on its way back."""
         if deliveries and not any(each.lease == deliveries[0].lease for each in self._unwanted):
-            self._ends.pop(deliveries[0].lease, None)
+            self._forget(deliveries[0].lease)
+
+    def _forget(self, lease: int) -> None:
+        self._ends.pop(lease, None)
+        self._begun.pop(lease, None)
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> bool:
         """Give back what was not tried; whether it is done.  If not, its lease is kept, so that it is not taken for
@@ -60,7 +70,7 @@ class Claims:
         unwanted, self._unwanted = self._unwanted, []
         if unwanted and await self.give_back(unwanted):
             for each in unwanted:
-                self._ends.pop(each.lease, None)
+                self._forget(each.lease)
 
     async def keep(self, now: datetime) -> None:
         """Renew what would have ended by now, or soon."""

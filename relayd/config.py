@@ -1,7 +1,6 @@
 """config.toml becomes frozen settings; every mistake is found at once, each with its key and line.
 
-The sections are plain dataclasses: their fields are the keys, their defaults the defaults, and config.example.toml
-is compared with them by a test.  pydantic checks the types; durations and sizes are turned from words first.
+What there is to set is in sections.py.  pydantic checks the types; durations and sizes are turned from words first.
 Only `daemon` and `cli` see the whole; each stage gets the settings it asks for.
 """
 
@@ -14,127 +13,30 @@ import json
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from relayd.attempt.settings import RetrySettings
 from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
-from relayd.mail.route import AddressFamily, Credentials, TlsPolicy
-from relayd.relay.timeouts import Timeouts
-from relayd.route.settings import DnsSettings, RouteRule
+from relayd.mail.route import Credentials
+from relayd.route.settings import RouteRule
 from relayd.route.smart_host import parse_host
 from relayd.schedule.rate import Rate
 from relayd.schedule.settings import SiteLimits, SiteRule
+from relayd.sections import SECTIONS, Config, Octets, RelaySection, RouteSection, SiteSection, listed
 
-Octets = Annotated[int, "octets"]
-OrNone = Annotated[int, "0 is allowed, and means none"]
 T = TypeVar("T")
 
 MAX_PROCESSES = 64
 
 _SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
 _FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelaySection:
-    """[relay]"""
-
-    hostname: str = ""
-    origin: str = ""
-    spool: str = "./spool"
-    check_interval: timedelta = timedelta(seconds=5)
-    max_connections: int = 100
-    max_messages_per_connection: int = 100
-    max_connections_per_site: int = 20
-    initial_connections_per_site: int = 5
-    message_rate_per_site: str = ""
-    connection_rate_per_site: str = ""
-    port: int = 25
-    allow_loopback: bool = False
-    allow_private: bool = True
-    max_message_size: Octets = 50 * 2**20
-    trust_producers: bool = False
-    settle_time: timedelta = timedelta(seconds=2)
-    stop_grace: timedelta = timedelta(seconds=60)
-    history: timedelta = timedelta(days=3)
-    active_limit: int = 20_000
-    pipeline_window: int = 16
-    processes: OrNone = 0
-    source_address: str | tuple[str, ...] = ""
-    address_family: AddressFamily = AddressFamily.ANY
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsSection:
-    """[tls]"""
-
-    policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteSection:
-    """One [[route]]"""
-
-    name: str
-    match: tuple[str, ...]
-    hosts: tuple[str, ...]
-    username: str = ""
-    password_file: str = ""
-    tls: TlsPolicy | None = None
-    source_address: str | tuple[str, ...] = ""
-    address_family: AddressFamily | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteSection:
-    """One [[site]]"""
-
-    match: tuple[str, ...]
-    max_connections: int | None = None
-    initial_connections: int | None = None
-    max_messages_per_connection: int | None = None
-    message_rate: str = ""
-    connection_rate: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """The whole configuration.  `path` is the file it came from; `spool` is absolute."""
-
-    path: Path
-    spool: Path
-    relay: RelaySection = field(default_factory=RelaySection)
-    retry: RetrySettings = field(default_factory=RetrySettings)
-    dns: DnsSettings = field(default_factory=DnsSettings)
-    tls: TlsSection = field(default_factory=TlsSection)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    routes: tuple[RouteRule, ...] = ()
-    site_limits: SiteLimits = field(default_factory=SiteLimits)
-    sites: tuple[SiteRule, ...] = ()
-
-    @property
-    def source_addresses(self) -> tuple[str, ...]:
-        """`relay.source_address` as a list."""
-        return _listed(self.relay.source_address)
-
-
-SECTIONS: dict[str, type] = {
-    "relay": RelaySection,
-    "retry": RetrySettings,
-    "dns": DnsSettings,
-    "tls": TlsSection,
-    "timeouts": Timeouts,
-}
 
 
 def load(path: Path) -> Config:
@@ -241,7 +143,7 @@ class _Reader:
             self._mistake("relay.port", f"a port is a number from 1 to 65535, not {relay.port}")
         if not 0 <= relay.processes <= MAX_PROCESSES:
             self._mistake("relay.processes", f"must be from 0 to {MAX_PROCESSES}, not {relay.processes}")
-        self._check_addresses("relay.source_address", _listed(relay.source_address))
+        self._check_addresses("relay.source_address", listed(relay.source_address))
 
     def _check_addresses(self, key: str, addresses: tuple[str, ...]) -> None:
         for address in addresses:
@@ -281,7 +183,7 @@ class _Reader:
             if section.name in names:
                 self._mistake(f"{where}.name", f"another route is named {section.name!r} already")
             names.add(section.name)
-            self._check_addresses(f"{where}.source_address", _listed(section.source_address))
+            self._check_addresses(f"{where}.source_address", listed(section.source_address))
             try:
                 yield self._route(section, where)
             except ValueError as error:
@@ -294,7 +196,7 @@ class _Reader:
             hosts=tuple(parse_host(host) for host in section.hosts),
             credentials=self._credentials(section, where),
             tls=section.tls,
-            source_addresses=_listed(section.source_address) or None,
+            source_addresses=listed(section.source_address) or None,
             address_family=section.address_family,
         )
 
@@ -393,12 +295,6 @@ def parse_size(value: Any) -> int:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and int(match[1]) > 0:
         return int(match[1]) * _FACTORS[match[2]]
     raise ValueError(f'must be a size as "512KiB", "50MiB" or a number of octets, not {value!r}')
-
-
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,) if value else ()
-    return value
 
 
 def _suggestion(key: str, known: Any) -> str:

@@ -1,42 +1,62 @@
-"""`<spool>/control`: a UNIX socket by which the command line tells a running daemon that it changed the queue.
+"""`<spool>/control`: a UNIX socket on which the command line speaks to a running daemon, a line each way.
 
-The command line has already written the database when it knocks, so nothing is lost if nobody answers.  The answer
-comes after the daemon has taken notice: what was held or removed is not started any more.
+It knocks when it has changed the queue.  It has already written the database then, so nothing is lost if nobody
+answers.  The answer comes after the daemon has taken notice: what was held or removed is not started any more.
+
+It asks what only the daemon knows: a JSON object each way, of a bounded size.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from relayd.mail.errors import QueueError
 
 KNOCK = b"changed\n"
 ANSWER = b"noticed\n"
 PATIENCE = 5.0  # seconds for the other side
+LONGEST_QUESTION = 4 * 1024  # octets
+LONGEST_ANSWER = 256 * 1024
+
+Said: TypeAlias = Mapping[str, Any]
 
 
 @asynccontextmanager
-async def listen(path: Path, changed: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Serve the socket at `path` (mode 0600) while the context lasts; `changed` is awaited for every knock."""
+async def listen(
+    path: Path, changed: Callable[[], Awaitable[None]], answer: Callable[[Said], Awaitable[Said | None]]
+) -> AsyncIterator[None]:
+    """Serve the socket at `path` (mode 0600) while the context lasts.
 
-    async def knocked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    `changed` is awaited for every knock; `answer` for every question, None if it is not understood.
+    """
+
+    async def replied(line: bytes) -> bytes:
+        if line == KNOCK:
+            await changed()
+            return ANSWER
+        question = json.loads(line)
+        said = await answer(question) if isinstance(question, dict) else None
+        return b"" if said is None else json.dumps(said).encode() + b"\n"
+
+    async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError, ValueError, QueueError):  # no answer: nobody took notice
             async with asyncio.timeout(PATIENCE):
-                if await reader.readline() == KNOCK:
-                    await changed()
-                    writer.write(ANSWER)
-                    await writer.drain()
+                writer.write(await replied(await reader.readline()))
+                await writer.drain()
         writer.close()
 
     with suppress(FileNotFoundError):
         path.unlink()  # of a daemon that was killed: the lock says that it is gone
     listening = _bind(path)
-    server = await asyncio.start_unix_server(knocked, sock=listening)
+    server = await asyncio.start_unix_server(called, sock=listening, limit=LONGEST_QUESTION)
     try:
         yield
     finally:
@@ -54,6 +74,30 @@ def knock(path: Path) -> bool:
         connection.sendall(KNOCK)
         return connection.recv(len(ANSWER)) == ANSWER
     return False
+
+
+def ask(path: Path, question: Said) -> dict[str, Any] | None:
+    """Ask the daemon; return its answer, None if none comes in time, or it does not understand."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError, ValueError):
+        deadline = time.monotonic() + PATIENCE
+        connection.settimeout(PATIENCE)
+        with _short(path) as name:
+            connection.connect(name)
+        connection.sendall(json.dumps(question).encode() + b"\n")
+        answer = json.loads(_line(connection, deadline))
+        return answer if isinstance(answer, dict) else None
+    return None
+
+
+def _line(connection: socket.socket, deadline: float) -> bytes:
+    """Read a line; what was read by the deadline if there is none."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LONGEST_ANSWER and (left := deadline - time.monotonic()) > 0:
+        connection.settimeout(left)
+        if not (octets := connection.recv(LONGEST_ANSWER)):
+            break
+        line += octets
+    return line
 
 
 def _bind(path: Path) -> socket.socket:

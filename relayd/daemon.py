@@ -22,7 +22,7 @@ import uvloop
 
 from relayd import __version__
 from relayd.attempt.manager import AttemptManager
-from relayd.config import Config, load
+from relayd.config import load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
@@ -38,6 +38,7 @@ from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.schedule.scheduler import Scheduler
+from relayd.sections import Config
 from relayd.settings import (
     manager_settings,
     relay_settings,
@@ -97,7 +98,8 @@ class Daemon:
                 self._events(Warned(about="relay.hostname", detail=self._identity.warning))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
-            await stack.enter_async_context(listen(self._config.spool / "control", self._operator_changed_queue))
+            control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)
+            await stack.enter_async_context(control)
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
             _rest_from_garbage()
             self._supervisor.ready()

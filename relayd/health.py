@@ -20,6 +20,11 @@ class Health:
         """Whether a part could not do its work when it last tried."""
         return bool(self._degraded)
 
+    @property
+    def parts(self) -> frozenset[str]:
+        """Which parts could not."""
+        return frozenset(self._degraded)
+
     def is_degraded(self, part: str) -> bool:
         """Whether this part could not."""
         return part in self._degraded

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from relayd.answers import Answers
 from relayd.claims import LEASE, Claims
 from relayd.health import Health
 from relayd.intake import Intake
@@ -51,7 +52,10 @@ class ManagerSettings:
 
 
 class RelayManager:
-    """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore."""
+    """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore.
+
+    `answers` is what it tells of itself.
+    """
 
     def __init__(
         self,
@@ -110,6 +114,16 @@ class RelayManager:
         )
         self._orphans = Orphans(
             pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, over=self.wake
+        )
+        self.answers = Answers(
+            owner=spool.owner,
+            scheduler=scheduler,
+            routes=self._routes,
+            router=router,
+            claims=self._claims,
+            orphans=self._orphans,
+            health=self._health,
+            clock=clock,
         )
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._wake = asyncio.Event()
@@ -212,6 +226,7 @@ class RelayManager:
             self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
         with suppress(TimeoutError):  # the next start goes on with it
             async with asyncio.timeout(CLEANING.total_seconds()):
+                await self._health.guarded("routes", self._routes.write_down())
                 await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 
     # a round

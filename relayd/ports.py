@@ -77,6 +77,10 @@ class Spool(Protocol):
     """The spool: the order of operations around the queue."""
 
     @property
+    def owner(self) -> str:
+        """The name of this start of the daemon, in leases."""
+
+    @property
     def unfinished(self) -> bool:
         """Whether files are left that could not be made durable; the next `accept` tries again."""
 

@@ -78,6 +78,18 @@ class Routes:
         """Return a site that has mail or a relayer."""
         return self._sites[key]
 
+    def known(self, destination: str) -> str | None:
+        """Return the key of the site where the destination's mail was found to go, of those found lately."""
+        return self._written.get(destination)
+
+    def last(self, destination: str) -> Site | None:
+        """Return where the destination's mail was found to go, if that site has mail or a relayer."""
+        return self._sites.get(self._written.get(destination, ""))
+
+    def is_looking_up(self, destination: str) -> bool:
+        """Whether the destination is being looked up, or waits for it."""
+        return destination in self._waiting
+
     def forget_unknown(self, key: str) -> None:
         """Forget a site that the scheduler knows no more."""
         if not self._scheduler.knows(key):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from relayd.config import Config
 from relayd.identity import Identity
 from relayd.manager import ManagerSettings
 from relayd.relay.settings import RelaySettings
 from relayd.route.settings import RouteSettings
 from relayd.schedule.settings import ScheduleSettings
+from relayd.sections import Config
 from relayd.submission.settings import SubmissionSettings
 
 WATCHDOG = 2  # times the longest wait for a server: a relayer that is silent for longer hangs

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.config import SECTIONS, Config, load, parse_size
+from relayd.config import load, parse_size
 from relayd.mail.errors import ConfigError
 from relayd.mail.route import AddressFamily, Credentials, Host, TlsPolicy
+from relayd.sections import SECTIONS, Config
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 

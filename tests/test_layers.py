@@ -18,10 +18,12 @@ PACKAGE = ROOT / "relayd"
 STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe")
 TOP = {
     "config",
+    "sections",
     "settings",
     "daemon",
     "cli",
     "demo",
+    "doctor",
     "__main__",
 }  # they may import everything, and only they one another
 LEAVES = ("ports", "control", "supervisor")  # the daemon's own small parts
@@ -29,6 +31,7 @@ ONLY_IN_ONE_FILE = {"dnspython": {"dns"}, "aiosmtplib": {"aiosmtplib"}, "SQLite"
 
 # No clock, no chance: `now`, `jitter` and `shuffle` are arguments.  mail/message.py alone draws the chance of an id.
 PURE = (
+    "explanation.py",
     "mail/*.py",
     "submission/envelope.py",
     "submission/examine.py",

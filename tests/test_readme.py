@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from relayd.cli.root import relayd as root
-from relayd.config import SECTIONS, RouteSection, load
+from relayd.config import load
+from relayd.sections import SECTIONS, RouteSection
 from tests.support.process import ROOT
 from tests.support.world import Exchanger, World, octets, wait_until
 

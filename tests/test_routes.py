@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus
@@ -68,3 +69,13 @@ async def test_look_ups_at_one_time_are_bounded_and_all_come_to_their_turn() -> 
         await until(lambda: len(world.sent) == 500)
 
     assert most == 100
+
+
+async def test_where_mail_went_is_written_down_at_the_end_too() -> None:
+    world = World(waiting={"a.test": 1})
+    world.gate.set()
+    async with managing(world, interval=timedelta(hours=1)):
+        await until(lambda: world.sent)
+        assert not world.routes
+
+    assert world.routes == {"a.test": "a.test"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config import RelaySection
+from relayd.sections import RelaySection
 from tests.support import sandbox
 from tests.support.sandbox import LIFECYCLE, NOT_REPRODUCED, REPRODUCED, read_unit
 

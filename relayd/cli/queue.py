@@ -7,23 +7,18 @@ return, a running daemon has taken notice.  A queue of any length is listed and 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 
 import click
 
+from relayd.cli.shape import shape
 from relayd.cli.shown import details, lines, printable, summary
-from relayd.config import load
+from relayd.cli.spool import SpoolBeside, printing
 from relayd.control import knock
-from relayd.mail.errors import QueueError, RelaydError
+from relayd.mail.errors import RelaydError
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.sqlite import SqliteQueue
 
@@ -31,35 +26,11 @@ PIECE = 500  # messages changed in one commit, so that a running daemon is not k
 EX_DATAERR = 65
 
 
-@dataclass(frozen=True)
-class _Spool:
-    config_path: Path
-
-    @cached_property
-    def path(self) -> Path:
-        """Where it is: the configuration is read by the commands that need it, not for their `--help`."""
-        return load(self.config_path).spool
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[SqliteQueue]:
-        """Open the queue beside the daemon, if one runs."""
-        database = self.path / "queue.db"
-        if not database.exists():
-            raise QueueError(f"there is no queue at {self.path}: has relayd run there?")
-        if not os.access(database, os.R_OK | os.W_OK):
-            raise PermissionError(errno.EACCES, "only root and relayd's own user may use it", str(database))
-        queue = await SqliteQueue.open(database, owner=None)
-        try:
-            yield queue
-        finally:
-            await queue.close()
-
-
 @click.group()
 @click.pass_context
 def queue(context: click.Context) -> None:
     """Look at the queue and act on it."""
-    context.obj = _Spool(context.obj)
+    context.obj = SpoolBeside(context.obj)
 
 
 # looking
@@ -69,13 +40,13 @@ def queue(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an array of messages.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many, the oldest first.")
 @click.pass_obj
-def list_(spool: _Spool, as_json: bool, limit: int | None) -> None:
+def list_(spool: SpoolBeside, as_json: bool, limit: int | None) -> None:
     """List what waits, the oldest first."""
-    with _printing():
+    with printing():
         asyncio.run(_list_json(spool, limit) if as_json else _list_lines(spool, limit))
 
 
-async def _list_json(spool: _Spool, limit: int | None) -> None:
+async def _list_json(spool: SpoolBeside, limit: int | None) -> None:
     separator = "["
     async with spool.opened() as opened:
         async for listed in opened.messages(limit=limit):
@@ -84,7 +55,7 @@ async def _list_json(spool: _Spool, limit: int | None) -> None:
     click.echo("]" if separator != "[" else "[]")
 
 
-async def _list_lines(spool: _Spool, limit: int | None) -> None:
+async def _list_lines(spool: SpoolBeside, limit: int | None) -> None:
     messages = 0
     async with spool.opened() as opened:
         async for listed in opened.messages(limit=limit):
@@ -97,7 +68,7 @@ async def _list_lines(spool: _Spool, limit: int | None) -> None:
 @click.argument("message_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.pass_obj
-def show(spool: _Spool, message_id: str, as_json: bool) -> None:
+def show(spool: SpoolBeside, message_id: str, as_json: bool) -> None:
     """Show one message, also a finished one.
 
     Prints its envelope, how each recipient stands, and what was answered last.
@@ -105,23 +76,13 @@ def show(spool: _Spool, message_id: str, as_json: bool) -> None:
     found = asyncio.run(_show(spool, message_id))
     if found is None:
         raise RelaydError(f"no message {printable(message_id)} in the queue or its history")
-    with _printing():
+    with printing():
         click.echo(json.dumps(summary(found)) if as_json else "\n".join(details(found)))
 
 
-async def _show(spool: _Spool, message_id: str) -> Listed | HistoryRow | None:
+async def _show(spool: SpoolBeside, message_id: str) -> Listed | HistoryRow | None:
     async with spool.opened() as opened:
         return await opened.show(message_id)
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    """Let who reads our output have enough of it, as head(1) does."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # acting
@@ -135,11 +96,11 @@ def _verb(name: str, key: str, done: str, explanation: str) -> None:
     @click.option("--all", "everything", is_flag=True, help="All messages in the queue.")
     @click.option("--json", "as_json", is_flag=True, help="Print the count as an object.")
     @click.pass_obj
-    def verb(spool: _Spool, message_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
+    def verb(spool: SpoolBeside, message_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
         if bool(message_ids) == everything:
             raise click.UsageError("name messages by id, or give --all")
         found, missing = asyncio.run(_act(spool, name, None if everything else list(dict.fromkeys(message_ids))))
-        noticed = knock(spool.path / "control")
+        noticed = knock(spool.control)
         if as_json:
             click.echo(json.dumps({key: found, "missing": missing, "daemon": noticed}))
         else:
@@ -149,7 +110,7 @@ def _verb(name: str, key: str, done: str, explanation: str) -> None:
         return EX_DATAERR if missing else 0
 
 
-async def _act(spool: _Spool, name: str, message_ids: list[str] | None) -> tuple[int, list[str]]:
+async def _act(spool: SpoolBeside, name: str, message_ids: list[str] | None) -> tuple[int, list[str]]:
     """Do it; return to how many messages, and which ids are none."""
     async with spool.opened() as opened:
         now = datetime.now(UTC)
@@ -180,3 +141,4 @@ _verb("hold", "held", "held", "Keep messages from being tried, until they are re
 _verb("release", "released", "released", "Let held messages be tried again.")
 _verb("retry", "retried", "to be tried now", "Make messages due now, and forget that sites were out of reach.")
 _verb("remove", "removed", "removed", "Remove messages without telling their senders.")
+queue.add_command(shape)

@@ -12,10 +12,11 @@ from pathlib import Path
 import click
 
 from relayd.attempt.notification import recognised
-from relayd.config import Config, load
+from relayd.config import load
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.message import Message
 from relayd.route.own import own_addresses
+from relayd.sections import Config
 from relayd.settings import submission_settings
 from relayd.spool.recovery import Examine, Found, Recovery
 from relayd.spool.recovery import recover as recover_queue

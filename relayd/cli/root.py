@@ -9,6 +9,8 @@ import click
 from relayd import __version__
 from relayd.cli.check import check_config
 from relayd.cli.demo import demo
+from relayd.cli.doctor import doctor
+from relayd.cli.explain import explain
 from relayd.cli.queue import queue
 from relayd.cli.recover import recover
 from relayd.config import load
@@ -18,7 +20,7 @@ DEFAULT_CONFIG = Path("/etc/relayd/config.toml")
 
 EXIT_CODES = """\
 Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 70 the queue cannot be used, 71 the
-system refuses, 75 try later, 78 a mistake in the configuration.
+system refuses, 75 try later, 78 a mistake in the configuration.  1: relayd doctor has found something.
 """
 
 
@@ -47,5 +49,5 @@ def relayd(context: click.Context, config_path: Path, once: bool) -> int:
     return 0
 
 
-for command in (check_config, queue, recover, demo):
+for command in (check_config, queue, explain, doctor, recover, demo):
     relayd.add_command(command)

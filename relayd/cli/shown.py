@@ -19,7 +19,7 @@ def summary(found: Listed | HistoryRow) -> dict[str, Any]:
     if isinstance(found, HistoryRow):
         return {
             "id": found.id,
-            "arrived": _time(found.arrived),
+            "arrived": iso_time(found.arrived),
             "sender": found.sender,
             "size": found.size,
             "held": False,
@@ -27,20 +27,20 @@ def summary(found: Listed | HistoryRow) -> dict[str, Any]:
             "in_flight": False,
             "deadline": None,
             "deadline_mode": None,
-            "finished": _time(found.finished),
+            "finished": iso_time(found.finished),
             "recipients": [_recipient(recipient) for recipient in found.recipients],
         }
     message = found.message
     deadline = message.envelope.deadline
     return {
         "id": message.id,
-        "arrived": _time(message.arrived),
+        "arrived": iso_time(message.arrived),
         "sender": str(message.envelope.reverse_path or ""),
         "size": message.body.wire_size,
         "held": message.held,
         "hold_reason": found.hold_reason,
         "in_flight": found.in_flight,
-        "deadline": _time(deadline.at) if deadline else None,
+        "deadline": iso_time(deadline.at) if deadline else None,
         "deadline_mode": deadline.mode.value if deadline else None,
         "finished": None,
         "recipients": [_recipient(recipient) for recipient in message.envelope.recipients],
@@ -52,11 +52,11 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
         "address": str(recipient.address),
         "status": recipient.status.value,
         "attempts": recipient.attempts,
-        "due": _time(recipient.due) if recipient.due and not recipient.status.final else None,
+        "due": iso_time(recipient.due) if recipient.due and not recipient.status.final else None,
         "reply": recipient.reply,
         "dsn": recipient.dsn,
         "host": recipient.peer,
-        "attempted": _time(recipient.attempted) if recipient.attempted else None,
+        "attempted": iso_time(recipient.attempted) if recipient.attempted else None,
         "possible_duplicate": recipient.possible_duplicate,
     }
 
@@ -115,5 +115,11 @@ def _standing(recipient: dict[str, Any], *, held: bool) -> str:
     return ", ".join(words)
 
 
-def _time(time: datetime) -> str:
+def iso_time(time: datetime) -> str:
+    """Return a time as JSON has it: ISO 8601, UTC, to the millisecond."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def short_time(time: datetime) -> str:
+    """Return a time as people read it, to the second."""
+    return f"{iso_time(time)[:19]}Z"

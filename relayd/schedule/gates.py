@@ -1,8 +1,8 @@
 """The gates that can make a site wait.
 
-Pure.  Each gate is a function of what is known of the site, the settings and `now`; it returns None if it is open,
-else a verdict that says until when (None: until something ends, not a time) and why.  `relayd explain` shows them in
-the order of `GATES`, and the scheduler obeys the same functions.
+Pure.  Each gate is a function of what is known of the site, the settings and `now`, or of what all sites share; it
+returns None if it is open, else a verdict that says until when (None: until something ends, not a time) and why.
+`relayd explain` shows them in the order of `GATES` and `ROOM_GATES`, and the scheduler obeys the same functions.
 """
 
 from __future__ import annotations
@@ -45,6 +45,20 @@ class SiteState:
     def of(cls, limits: SiteLimits) -> SiteState:
         """Return the state of a site of which nothing is known."""
         return cls(limits=limits, window=Window(size=limits.initial))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What all sites share: relayers that run, deliveries in core, and how many of each there may be.
+
+    Of the connections those beyond `unreserved` are for quick sites that have none.
+    """
+
+    running: int
+    max_connections: int
+    unreserved: int
+    in_core: int
+    active_limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +118,28 @@ GATES: dict[str, Callable[[SiteState, datetime], Verdict | None]] = {
 def verdict(site: SiteState, now: datetime) -> Verdict | None:
     """Return the first gate that is closed, None if a relayer may start."""
     return back_off(site, now) or window(site, now) or connection_rate(site, now) or message_rate(site, now)
+
+
+def active_limit(site: SiteState, room: Room) -> Verdict | None:
+    """At most so many deliveries in core, of all sites together."""
+    if room.in_core < room.active_limit:
+        return None
+    why = f"{room.in_core} deliveries in core, of at most {room.active_limit}"
+    return Verdict(gate="active-limit", until=None, why=why)
+
+
+def max_connections(site: SiteState, room: Room) -> Verdict | None:
+    """At most so many connections, of all sites together."""
+    reserved = site.quick and not site.running
+    if room.running < (room.max_connections if reserved else room.unreserved):
+        return None
+    why = f"{room.running} of {room.max_connections} connections in use"
+    if room.running < room.max_connections:
+        why += "; the others are for quick sites without one"
+    return Verdict(gate="max-connections", until=None, why=why)
+
+
+ROOM_GATES: dict[str, Callable[[SiteState, Room], Verdict | None]] = {
+    "active-limit": active_limit,
+    "max-connections": max_connections,
+}

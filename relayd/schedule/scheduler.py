@@ -21,11 +21,11 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 
-from relayd.schedule.gates import SiteState, Verdict, allowed, verdict
+from relayd.schedule.gates import Room, SiteState, Verdict, active_limit, allowed, max_connections, verdict
 from relayd.schedule.rate import Meter
 from relayd.schedule.remembered import RememberedSites
 from relayd.schedule.settings import ScheduleSettings
@@ -214,21 +214,35 @@ class Scheduler:
         """Return why the site has to wait at `now`, None if it need not."""
         return verdict(self.state_of(site), now)
 
-    def state_of(self, site: str) -> SiteState:
-        """Return what is known of a site; it is not to be changed."""
-        known = self._sites.get(site) or self._remembered.look(site)
-        return known or SiteState.of(self._settings.limits)
+    def state_of(self, site: str, names: Iterable[str] = ()) -> SiteState:
+        """Return what is known of a site; it is not to be changed.
+
+        One that has no mail has the limits of the rule that applies to `names`, of its destinations and hosts.
+        """
+        if known := self._sites.get(site):
+            return known
+        known = self._remembered.look(site) or SiteState.of(self._settings.limits)
+        return replace(known, limits=self._settings.limits_of(self._settings.rule_for(names, known.rule)))
+
+    @property
+    def room(self) -> Room:
+        """What is in use of what all sites share."""
+        return Room(
+            running=self._running,
+            max_connections=self._settings.max_connections,
+            unreserved=self._settings.unreserved,
+            in_core=self._in_core,
+            active_limit=self._settings.active_limit,
+        )
 
     def without_room(self) -> Verdict | None:
-        """Return why no site may start a relayer now, None if one may."""
-        if self._in_core >= self._settings.active_limit:
-            why = f"{self._in_core} deliveries in core, of at most {self._settings.active_limit}"
-            return Verdict(gate="active-limit", until=None, why=why)
-        if self._running >= self._settings.unreserved:
-            most = self._settings.max_connections
-            why = f"{self._running} of {most} connections in use; the last quarter is for quick sites without one"
-            return Verdict(gate="max-connections", until=None, why=why)
-        return None
+        """Return why no site may start a relayer now, but a quick one without any; None if one may."""
+        some = SiteState.of(self._settings.limits)
+        return active_limit(some, self.room) or max_connections(some, self.room)
+
+    def in_turn(self, site: str) -> bool:
+        """Whether the site is in the turn order: it has due mail, and may start a relayer when there is room."""
+        return site in self._turns
 
     def failures(self, site: str) -> int:
         """Return how many attempts in a row could not use the site."""

@@ -33,7 +33,7 @@ SELECT_OLD = f"""
 
 def any_old(db: Database, arrived_before: datetime, now: datetime) -> bool:
     """Whether `expire` would find something."""
-    return bool(_expired(db, arrived_before, 1, now)) or any_ended(db, now)
+    return bool(overdue(db, arrived_before, 1, now)) or any_ended(db, now)
 
 
 def expire(
@@ -42,11 +42,11 @@ def expire(
     """See the contract."""
     if any_ended(db, now):
         end_leases(db, now)
-    claimed = lease(db, owner, until, _expired(db, arrived_before, limit, now), lambda recipient: True)
+    claimed = lease(db, owner, until, overdue(db, arrived_before, limit, now), lambda recipient: True)
     return [replace(delivery, recipients=witnessed(db, delivery.recipients)) for delivery in claimed]
 
 
-def _expired(db: Database, arrived_before: datetime, limit: int, now: datetime) -> list[str]:
+def overdue(db: Database, arrived_before: datetime, limit: int, now: datetime) -> list[str]:
     """Return up to `limit` messages: those past their deadline, then the oldest."""
     over = db.execute(SELECT_OVER, (microseconds(now), limit)).fetchall()
     old = db.execute(SELECT_OLD, (microseconds(arrived_before), limit)).fetchall() if len(over) < limit else []

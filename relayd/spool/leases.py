@@ -15,9 +15,35 @@ from datetime import datetime
 from relayd.mail.delivery import Delivery
 from relayd.spool.database import AMONG, Database, as_set
 from relayd.spool.history import count_closed
-from relayd.spool.rows import RELEASE, microseconds
+from relayd.spool.queue import Lease
+from relayd.spool.rows import RELEASE, microseconds, time_of
 
 SELECT_WITHDRAWN = "SELECT DISTINCT message FROM recipients WHERE lease IS NOT NULL AND (held = 1 OR removing = 1)"
+
+
+SELECT_LEASES = """
+    SELECT id, owner, ends, (SELECT count(*) FROM recipients WHERE lease = leases.id AND lease IS NOT NULL)
+    FROM leases
+"""
+
+
+def leases(db: Database) -> list[Lease]:
+    """See the contract."""
+    return [_lease(*row) for row in db.execute(f"{SELECT_LEASES} ORDER BY id")]
+
+
+def leased(db: Database, message_id: str) -> dict[int, Lease]:
+    """See the contract."""
+    numbers = db.execute(
+        "SELECT number, lease FROM recipients WHERE message = ? AND lease IS NOT NULL", (message_id,)
+    ).fetchall()
+    ids = as_set({lease for _, lease in numbers})
+    known = {row[0]: _lease(*row) for row in db.execute(f"{SELECT_LEASES} WHERE id {AMONG}", (ids,))}
+    return {number: known[lease] for number, lease in numbers if lease in known}
+
+
+def _lease(number: int, owner: str, ends: int, recipients: int) -> Lease:
+    return Lease(number=number, owner=owner, ends=time_of(ends), recipients=recipients)
 
 
 def any_ended(db: Database, now: datetime) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Self
 
 from relayd.mail.errors import SpoolLocked
+
+INSTANT = 0.05  # seconds; whoever only looks has let go again after it
 
 
 class Lock:
@@ -30,13 +33,13 @@ class Lock:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            told = _told(descriptor)
             os.close(descriptor)
-            raise SpoolLocked(f"{path.parent}: process {holder or 'unknown'} has this spool") from None
+            raise SpoolLocked(f"{path.parent}: process {told} has this spool") from None
         except BaseException:
             os.close(descriptor)
             raise
@@ -50,3 +53,33 @@ class Lock:
     def release(self) -> None:
         """Let go of our share.  The file stays, since removing it would let two have it."""
         os.close(self._descriptor)
+
+
+def holder(path: Path) -> str | None:
+    """Return which process has the lock, as its file names it; None if none has.
+
+    To know it, the lock is shared for an instant.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _told(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # by a daemon, or by somebody who looks for one
+        time.sleep(INSTANT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _told(descriptor: int) -> str:
+    return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"

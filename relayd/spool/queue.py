@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Message
@@ -54,6 +55,41 @@ class HistoryRow:
     sender: str  # "" for <>
     size: int
     recipients: tuple[Recipient, ...]
+
+
+AGES = tuple(timedelta(minutes=5 * 2**power) for power in range(9))  # 5 minutes to 1280, as Postfix's qshape has them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How many recipients wait at one destination, by age.
+
+    `site` is where its mail was found to go, None if nobody has looked yet.  `ages` counts those that arrived within
+    the first of `AGES`, then within the second and not the first, and so on, at last the older ones; `in_flight` are
+    some of these.  `held` are the others.  `oldest` is when the oldest of them all arrived.
+    """
+
+    destination: str
+    site: str | None
+    ages: tuple[int, ...]
+    held: int
+    in_flight: int
+    oldest: datetime
+
+    @property
+    def total(self) -> int:
+        """How many wait and are not held."""
+        return sum(self.ages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What is in flight under one claim.  `owner` is the start of the daemon that has it: an id with its time in it."""
+
+    number: int
+    owner: str
+    ends: datetime
+    recipients: int
 
 
 class Queue(Protocol):
@@ -139,6 +175,18 @@ class Queue(Protocol):
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         """Return a message of the queue or of the history."""
+
+    async def shape(self, now: datetime) -> list[Shape]:
+        """Return how much waits at each destination that has any; the memory it takes is bounded by these."""
+
+    async def waiting_for(self, address: Address, limit: int) -> list[str]:
+        """Return the ids of the `limit` oldest messages that wait for an address."""
+
+    async def leases(self) -> list[Lease]:
+        """Return the leases, ended ones too that nobody has cleared away."""
+
+    async def leased(self, message_id: str) -> dict[int, Lease]:
+        """Return, by their numbers, under which lease recipients of a message are in flight."""
 
     async def hold(self, message_ids: Collection[str]) -> int:
         """Keep them from being claimed; what is in flight settles first.  Return how many were found."""

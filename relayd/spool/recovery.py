@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from relayd.mail.errors import QueueError
@@ -102,8 +103,8 @@ async def recover(root: Path, examine: Examine, *, now: datetime) -> Recovery:
         lock.release()
 
 
-async def damage_of(path: Path) -> str | None:
-    """Return what is wrong with the queue at `path`, None if it is sound.
+async def damage_of(path: Path, most: int = 1) -> str | None:
+    """Return what is wrong with the queue at `path`, None if it is sound; at most so many complaints.
 
     Raises:
         QueueError: it is of a newer version, or cannot be opened although it may be sound.
@@ -112,7 +113,7 @@ async def damage_of(path: Path) -> str | None:
         return "it is missing"
     link = Link(path, read_only=True, events=lambda event: None)
     try:
-        return await link.run(_complaint)
+        return await link.run(partial(_complaint, most=most))
     except QueueError as error:
         code = getattr(error.__cause__, "sqlite_errorcode", None)
         if code is None or not (code & 0xFF in CORRUPT or code in UNREADABLE):
@@ -122,13 +123,13 @@ async def damage_of(path: Path) -> str | None:
         await link.close()
 
 
-def _complaint(db: Database) -> str | None:
+def _complaint(db: Database, *, most: int) -> str | None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise QueueError(f"it is of version {version}, written by a newer relayd; this one knows up to {VERSION}")
-    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        return str(verdict)
+    verdicts = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({most})")]
+    if verdicts != ["ok"]:
+        return "; ".join(verdicts)
     return None if version else "it has no tables"
 
 
@@ -141,7 +142,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _has_bodies(root: Path) -> bool:
-    return (root / "queue").is_dir() and any(Bodies(root / "queue").scan())
+    return (root / "queue").is_dir() and any(Bodies(root / "queue").listed())
 
 
 async def _built(root: Path, examine: Examine, now: datetime, recovery: Recovery) -> Path:

@@ -42,12 +42,20 @@ PRIVATE_MODE = 0o700
 
 
 class Spool:
-    """See the module.  Open it with `Spool.open`."""
+    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases."""
 
     def __init__(
-        self, root: Path, lock: Lock, queue: SqliteQueue, notes: Notes, taken_over: TakenOver, history: timedelta
+        self,
+        root: Path,
+        lock: Lock,
+        owner: str,
+        queue: SqliteQueue,
+        notes: Notes,
+        taken_over: TakenOver,
+        history: timedelta,
     ) -> None:
         self.root = root
+        self.owner = owner
         self.queue = queue
         self.bodies = Bodies(root / "queue")
         self.notes = notes
@@ -102,7 +110,7 @@ class Spool:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(root, lock, queue, notes, taken_over, history)
+        return cls(root, lock, owner, queue, notes, taken_over, history)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""

@@ -11,23 +11,38 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
+from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events
 from relayd.mail.message import Message, new_id
 from relayd.mail.settlement import Notice, Settlement
-from relayd.spool import arrivals, claims, expiry, history, leases, notices, operators, settling, sites, takeover
+from relayd.spool import (
+    arrivals,
+    claims,
+    examination,
+    expiry,
+    history,
+    leases,
+    notices,
+    operators,
+    settling,
+    sites,
+    takeover,
+    waiting,
+)
 from relayd.spool.arrivals import Strays
 from relayd.spool.connection import Link, check, migrate
 from relayd.spool.database import Database, Job
+from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Listed
+from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
 
@@ -251,6 +266,26 @@ class SqliteQueue:
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         return await self._look(lambda db: operators.show(db, message_id))
+
+    async def shape(self, now: datetime) -> list[Shape]:
+        return await self._look(lambda db: waiting.shape(db, now))
+
+    async def waiting_for(self, address: Address, limit: int) -> list[str]:
+        return await self._look(lambda db: waiting.waiting_for(db, address, limit))
+
+    async def leases(self) -> list[Lease]:
+        return await self._look(leases.leases)
+
+    async def leased(self, message_id: str) -> dict[int, Lease]:
+        return await self._look(lambda db: leases.leased(db, message_id))
+
+    async def examine(self, now: datetime, lifetime: timedelta, patience: timedelta) -> Examination:
+        """Return what is wrong in the queue: see examination.py."""
+        return await self._look(lambda db: examination.examine(db, now, lifetime, patience))
+
+    async def sizes(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Return messages whose ids come after `after`, with the sizes of their bodies."""
+        return await self._look(lambda db: examination.sizes(db, after, limit))
 
     async def hold(self, message_ids: Collection[str]) -> int:
         return await self._change(lambda db: operators.hold(db, message_ids))

@@ -11,8 +11,8 @@ from relayd.cli.root import relayd as root
 from tests.cli.situations import CommandLine
 from tests.support.process import write_config
 
-COMMANDS = ["", "check-config", "demo", "recover", "queue"] + [
-    f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove")
+COMMANDS = ["", "check-config", "demo", "doctor", "explain", "recover", "queue"] + [
+    f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")
 ]
 
 
@@ -28,7 +28,7 @@ def test_every_command_explains_itself_without_a_configuration(relayd: CommandLi
 def test_the_help_names_every_command_in_a_whole_sentence(relayd: CommandLine) -> None:
     lines = [line for line in relayd.plain("--help").out.splitlines() if line.startswith("  ")]
 
-    assert set(root.commands) == {"check-config", "demo", "recover", "queue"}
+    assert set(root.commands) == {"check-config", "demo", "doctor", "explain", "recover", "queue"}
     for command in root.commands:
         (line,) = (line for line in lines if line.split()[0] == command)
         assert line.endswith(".")

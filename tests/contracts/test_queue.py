@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
@@ -924,3 +925,85 @@ class TestTheEnd:
         await queue.bodies_gone(await queue.finished_bodies(NOW, 10))
         assert await queue.forget(NOW + SECOND, 3) == 3
         assert await queue.forget(NOW + SECOND, 3) == 2
+
+
+class TestShape:
+    async def test_recipients_are_counted_by_age_at_each_destination(self, queue: Queue) -> None:
+        for minutes in (0, 4, 6, 11, 21, 41, 81, 161, 321, 641, 1_281, 9_999):
+            await queue.add([a_message("a@one.example", arrived=NOW - minutes * MINUTE)])
+        await queue.add([a_message("a@two.example", "b@two.example", "c@one.example", arrived=NOW - 700 * MINUTE)])
+        await queue.routed({"one.example": "mx.example"}, NOW)
+
+        one, two = await queue.shape(NOW)
+
+        assert (one.destination, one.site, one.ages) == ("one.example", "mx.example", (2, 1, 1, 1, 1, 1, 1, 1, 2, 2))
+        assert (two.destination, two.site, two.ages) == ("two.example", None, (0, 0, 0, 0, 0, 0, 0, 0, 2, 0))
+        assert (one.oldest, two.oldest) == (NOW - 9_999 * MINUTE, NOW - 700 * MINUTE)
+        assert (one.total, one.held, one.in_flight) == (13, 0, 0)
+
+    async def test_what_is_held_is_apart_and_what_is_in_flight_is_among_the_others(self, queue: Queue) -> None:
+        held, withdrawn, flying, waits = (a_message() for _ in range(4))
+        await queue.add([withdrawn, flying])
+        await claimed(queue)
+        await queue.add([held, waits])
+        await queue.hold([held.id, withdrawn.id])
+
+        (shape,) = await queue.shape(NOW)
+
+        assert (shape.total, shape.in_flight, shape.held) == (3, 2, 1)
+
+    async def test_what_is_final_is_not_counted(self, queue: Queue) -> None:
+        await queue.add([a_message("a@one.example", "b@two.example")])
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        assert [(each.destination, each.total) for each in await queue.shape(NOW)] == [("two.example", 1)]
+
+    async def test_mail_from_the_future_is_new(self, queue: Queue) -> None:
+        await queue.add([a_message(arrived=NOW + HOUR)])
+
+        assert (await queue.shape(NOW))[0].ages[0] == 1
+
+
+class TestWaitingFor:
+    async def test_the_oldest_messages_for_an_address_are_found(self, queue: Queue) -> None:
+        young, old, other = (
+            a_message("ann@one.example", "ann@two.example", arrived=NOW),
+            a_message("ann@one.example", "ann@one.example", arrived=NOW - HOUR),
+            a_message("bob@one.example", "ann@two.example"),
+        )
+        await queue.add([young, old, other])
+
+        assert await queue.waiting_for(Address("ann", "one.example"), 10) == [old.id, young.id]
+        assert await queue.waiting_for(Address("ann", "one.example"), 1) == [old.id]
+
+    async def test_what_is_held_or_in_flight_waits_and_what_is_final_does_not(self, queue: Queue) -> None:
+        done, flying, held = a_message(), a_message(), a_message()
+        await queue.add([done])
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+        await queue.add([flying])
+        await claimed(queue)
+        await queue.add([held])
+        await queue.hold([held.id])
+
+        assert set(await queue.waiting_for(Address("ann", "one.example"), 10)) == {flying.id, held.id}
+
+
+class TestLeases:
+    async def test_each_claim_is_a_lease_of_its_owner(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@one.example", "c@two.example")
+        await queue.add([message, a_message()])
+        first = await claimed(queue)
+
+        (lease,) = await queue.leases()
+
+        assert (lease.number, lease.owner, lease.ends, lease.recipients) == (first[0].lease, "this", NOW + HOUR, 3)
+        assert await queue.leased(message.id) == {0: lease, 1: lease}
+
+    async def test_what_is_settled_or_given_back_is_under_none(self, queue: Queue) -> None:
+        settles, returns = a_message("a@one.example"), a_message("b@two.example")
+        await queue.add([settles, returns])
+        await queue.settle([settled(each, Status.DEFERRED, due=NOW) for each in await claimed(queue, "one.example")])
+        await queue.give_back(await claimed(queue, "two.example"))
+
+        assert sum(lease.recipients for lease in await queue.leases()) == 0
+        assert await queue.leased(settles.id) == await queue.leased(returns.id) == await queue.leased("nothing") == {}

@@ -186,6 +186,27 @@ class QueueMachine(RuleBasedStateMachine):
             self.run(self.queue.drop_notice(notice.id))
 
     @invariant()
+    def its_tables_agree_with_each_other(self) -> None:
+        found = self.run(self.queue.examine(self.now, 99 * HOUR, HOUR))
+        wrong = (found.miscounted, found.unfinished, found.half_held, found.without_message, found.without_lease)
+        assert not any(wrong)
+
+    @invariant()
+    def what_waits_is_counted_at_its_destination(self) -> None:
+        waiting: dict[str, list[tuple[bool, bool]]] = {}
+        for known in self.messages.values():
+            for number, status in known.statuses.items():
+                if not status.final:
+                    waiting.setdefault(known.sites[number], []).append((known.held, number in known.leases))
+        shapes = {shape.destination: shape for shape in self.run(self.queue.shape(self.now))}
+        assert set(shapes) == set(waiting)
+        for site, mine in waiting.items():
+            shape = shapes[site]
+            assert shape.held == sum(held and not leased for held, leased in mine)
+            assert shape.in_flight == sum(leased for _, leased in mine)
+            assert shape.total == len(mine) - shape.held
+
+    @invariant()
     def they_agree(self) -> None:
         owed = {notice.message_id for notice in self.run(self.queue.notices(1_000))}
         for message, known in self.messages.items():

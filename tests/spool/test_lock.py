@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from relayd.mail.errors import SpoolLocked
-from relayd.spool.lock import Lock
+from relayd.spool.lock import INSTANT, Lock, holder
 
 HOLDER = """
 import sys, time
@@ -70,3 +72,27 @@ def test_it_is_held_until_the_last_child_that_shares_it_has_ended(tmp_path: Path
             child.kill()
 
     Lock.acquire(tmp_path / "lock").release()
+
+
+def test_who_looks_for_the_holder_is_told_and_takes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holder(path) is None
+    assert not path.exists()
+    lock = Lock.acquire(path)
+
+    assert holder(path) == str(os.getpid())
+    lock.release()
+    assert holder(path) is None
+    Lock.acquire(path).release()
+
+
+def test_who_only_looks_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    look = os.open(path, os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    over = threading.Timer(INSTANT / 5, os.close, [look])
+    over.start()
+
+    Lock.acquire(path).release()
+    over.join()

@@ -18,7 +18,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Event, Restored
 from relayd.mail.message import Body
 from relayd.mail.recipient import Status
-from relayd.spool import claims, expiry, history, leases, notices, rows, settling
+from relayd.spool import claims, expiry, history, leases, notices, rows, settling, waiting
 from relayd.spool.database import AT_ONCE
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.schema import MIGRATIONS, VERSION
@@ -202,6 +202,30 @@ async def test_the_cost_of_a_message_does_not_grow_with_the_queue(
     assert {each for each in plan if any(table in f"{each} " for table in tables)} == {step}, plan
 
 
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [(waiting.SELECT_WAITING, 0), (waiting.SELECT_WAITING_FOR, 3), (leases.SELECT_LEASES, 0)],
+)
+async def test_what_reads_the_whole_queue_keeps_nothing_of_it(
+    queue: SqliteQueue, tmp_path: Path, statement: str, parameters: int
+) -> None:
+    with by_hand(tmp_path / "queue.db") as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["1"] * parameters)]
+
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_who_reads_the_whole_queue_keeps_nobody_from_writing(queue: SqliteQueue, tmp_path: Path) -> None:
+    await queue.add([a_message() for _ in range(500)])
+    with by_hand(tmp_path / "queue.db") as connection:
+        reading = connection.execute(waiting.SELECT_WAITING)
+        assert reading.fetchone()
+
+        await queue.add([a_message()])
+
+        assert len(reading.fetchall()) == 499
+
+
 def instructions(connection: sqlite3.Connection, statement: str, *parameters: object) -> int:
     """Return how many instructions of its machine SQLite takes for a statement."""
     count = 0
@@ -242,6 +266,26 @@ async def test_a_sweep_reads_nothing_of_what_it_does_not_take(queue: SqliteQueue
             return [instructions(connection, *each) for each in asked]
 
     assert await cost_with(1) == await cost_with(200)
+
+
+async def test_a_claim_reads_nothing_of_what_it_does_not_take(queue: SqliteQueue, tmp_path: Path) -> None:
+    """Nothing of what is held, in flight, due later, or of another destination."""
+    asked = (claims.SELECT_DUE_AT, "one.example", rows.microseconds(NOW), 10)
+
+    async def cost_with(more: int) -> int:
+        await queue.add([a_message("ann@two.example") for _ in range(more)])
+        await queue.add([a_message(held=True) for _ in range(more)])
+        await queue.add([a_message() for _ in range(2 * more)])
+        in_flight = await queue.claim(["one.example"], 2 * more, NOW, until=NOW + HOUR)
+        later = [settled(each, Status.DEFERRED, due=NOW + HOUR) for each in in_flight[::2]]
+        await queue.settle(later)
+        await queue.add([a_message() for _ in range(10)])
+        with by_hand(tmp_path / "queue.db") as connection:
+            cost = instructions(connection, *asked)
+        assert len(await queue.claim(["one.example"], 100, NOW, until=NOW + HOUR)) == 10
+        return cost
+
+    assert await cost_with(200) == await cost_with(2)
 
 
 class TestTroubles:

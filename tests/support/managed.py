@@ -126,6 +126,7 @@ class World:
     # Spool
 
     unfinished = False
+    owner = "this"
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
         return list(submissions)

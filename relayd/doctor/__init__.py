@@ -1,0 +1,1 @@
+"""What `relayd doctor` looks at: a file for each part; they read, and change nothing."""

@@ -1,0 +1,121 @@
+"""The tables of config.toml: their fields are its keys, their defaults its defaults.
+
+Plain values.  config.py reads them from a file; a test compares config.example.toml with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from relayd.attempt.settings import RetrySettings
+from relayd.mail.route import AddressFamily, TlsPolicy
+from relayd.relay.timeouts import Timeouts
+from relayd.route.settings import DnsSettings, RouteRule
+from relayd.schedule.settings import SiteLimits, SiteRule
+
+Octets = Annotated[int, "octets"]
+OrNone = Annotated[int, "0 is allowed, and means none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySection:
+    """[relay]"""
+
+    hostname: str = ""
+    origin: str = ""
+    spool: str = "./spool"
+    check_interval: timedelta = timedelta(seconds=5)
+    max_connections: int = 100
+    max_messages_per_connection: int = 100
+    max_connections_per_site: int = 20
+    initial_connections_per_site: int = 5
+    message_rate_per_site: str = ""
+    connection_rate_per_site: str = ""
+    port: int = 25
+    allow_loopback: bool = False
+    allow_private: bool = True
+    max_message_size: Octets = 50 * 2**20
+    trust_producers: bool = False
+    settle_time: timedelta = timedelta(seconds=2)
+    stop_grace: timedelta = timedelta(seconds=60)
+    history: timedelta = timedelta(days=3)
+    active_limit: int = 20_000
+    pipeline_window: int = 16
+    processes: OrNone = 0
+    source_address: str | tuple[str, ...] = ""
+    address_family: AddressFamily = AddressFamily.ANY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSection:
+    """[tls]"""
+
+    policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSection:
+    """One [[route]]"""
+
+    name: str
+    match: tuple[str, ...]
+    hosts: tuple[str, ...]
+    username: str = ""
+    password_file: str = ""
+    tls: TlsPolicy | None = None
+    source_address: str | tuple[str, ...] = ""
+    address_family: AddressFamily | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSection:
+    """One [[site]]"""
+
+    match: tuple[str, ...]
+    max_connections: int | None = None
+    initial_connections: int | None = None
+    max_messages_per_connection: int | None = None
+    message_rate: str = ""
+    connection_rate: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration.  `path` is the file it came from; `spool` is absolute."""
+
+    path: Path
+    spool: Path
+    relay: RelaySection = field(default_factory=RelaySection)
+    retry: RetrySettings = field(default_factory=RetrySettings)
+    dns: DnsSettings = field(default_factory=DnsSettings)
+    tls: TlsSection = field(default_factory=TlsSection)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    routes: tuple[RouteRule, ...] = ()
+    site_limits: SiteLimits = field(default_factory=SiteLimits)
+    sites: tuple[SiteRule, ...] = ()
+
+    @property
+    def source_addresses(self) -> tuple[str, ...]:
+        """`relay.source_address` as a list."""
+        return listed(self.relay.source_address)
+
+
+SECTIONS: dict[str, type] = {
+    "relay": RelaySection,
+    "retry": RetrySettings,
+    "dns": DnsSettings,
+    "tls": TlsSection,
+    "timeouts": Timeouts,
+}
+
+
+def listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return what may be one word, or a list of them, as a list; the empty word is none."""
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return value
