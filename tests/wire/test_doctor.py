@@ -73,8 +73,8 @@ def test_of_a_daemon_that_works_nothing_is_wrong(world: World, mx: Exchanger, ga
     mx.on_rcpt = lambda envelope, address: "450 4.2.1 not now" if "late" in address else "250 2.1.5 ok"
     with world.relaying() as daemon:
         world.send("late@example.test")
-        world.send("bob@example.test")
         daemon.logged("r=late@example.test status=deferred")
+        world.send("bob@example.test")
         wait_until(gate.reached.is_set, "the end of a message")
 
         assert doctor(world) == (0, [])
