@@ -113,7 +113,13 @@ class RelayManager:
             pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, monotonic=monotonic
         )
         self._orphans = Orphans(
-            pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, over=self.wake
+            pickup,
+            spool,
+            arrived=self._routes.arrived,
+            health=self._health,
+            events=events,
+            over=self.wake,
+            busy=lambda: bool(self._relaying),
         )
         self.answers = Answers(
             owner=spool.owner,

@@ -2,7 +2,8 @@
 
 What the reader must not break:
 
-    Mail does not wait for it: it takes a third of the time of one thread, and steps aside between directories.
+    Mail does not wait for it: while some is under way it takes a twentieth of the time of one thread, and steps aside
+    between directories.
     One body that cannot be read keeps no other from being adopted.  It is told of once, and stays.
     What the queue or the disk did not allow is looked for again, from the beginning, until it does.
 """
@@ -21,12 +22,13 @@ from relayd.mail.message import Message
 from relayd.ports import Pickup, Spool
 
 PART = "orphans"  # in events
-IDLE_SHARE = 2  # after a step that took a second it rests for so many
+IDLE_SHARE = 20  # after a step that took a second it rests for so many, while mail is under way
 AGAIN = 60.0  # seconds until what failed is tried again
 
 
 class Orphans:
-    """See the module.  `arrived` is told of messages that are adopted, `over` is called when all bodies were seen."""
+    """See the module.  `arrived` is told of messages that are adopted, `over` is called when all bodies were seen;
+    `busy` tells whether mail is under way."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Orphans:
         health: Health,
         events: Events,
         over: Callable[[], None],
+        busy: Callable[[], bool],
     ) -> None:
         self._pickup = pickup
         self._spool = spool
@@ -44,6 +47,7 @@ class Orphans:
         self._health = health
         self._events = events
         self._over = over
+        self._busy = busy
         self._unreadable: set[str] = set()  # told of
         self.sweeping = True  # until all bodies were seen once, or could not be
 
@@ -61,7 +65,7 @@ class Orphans:
             async for found in self._spool.orphans():
                 for message_id, path in found:
                     await self._adopt(message_id, path)
-                await asyncio.sleep((time.monotonic() - began) * IDLE_SHARE)
+                await asyncio.sleep((time.monotonic() - began) * IDLE_SHARE if self._busy() else 0)
                 began = time.monotonic()
         except (QueueError, OSError) as error:
             self._health.failed(PART, error)

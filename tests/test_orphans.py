@@ -40,6 +40,7 @@ class Sweep:
             health=Health(self.events.append),
             events=self.events.append,
             over=self._is_over,
+            busy=lambda: False,
         )
 
     def _is_over(self) -> None:
