@@ -139,7 +139,7 @@ def _is_id(text: str) -> bool:
 async def _message(spool: SpoolBeside, queue: SqliteQueue, subject: str, found: Listed | HistoryRow) -> Explained:
     now = datetime.now(UTC)
     if isinstance(found, HistoryRow):
-        return Explained(subject=subject, kind="message", at=now, daemon=False, found=found)
+        return Explained(subject=subject, kind="message", at=now, daemon=None, found=found)
     message = found.message
     waiting: dict[str, list[Recipient]] = {}
     for recipient in message.envelope.recipients:
@@ -153,7 +153,7 @@ async def _message(spool: SpoolBeside, queue: SqliteQueue, subject: str, found: 
         subject=subject,
         kind="message",
         at=now,
-        daemon=bool(daemon.answers),
+        daemon=bool(daemon.answers) if shown else None,
         found=found,
         expires=expires(spool.config.retry, message.arrived, message.envelope.deadline),
         explanations=tuple(
@@ -190,6 +190,8 @@ def _of_message(
 
 def _in_hand(lease: Lease, daemon: _Daemon, now: datetime) -> str:
     """Say who has mail that is in flight."""
+    if daemon.owner is None and daemon.holder is not None:
+        return f"under lease {lease.number}"
     if daemon.owner != lease.owner:
         return f"under lease {lease.number} of a daemon that has ended; the next start takes it over"
     begun = daemon.begun(lease.number)

@@ -62,14 +62,14 @@ class Explanation:
 class Explained:
     """What was asked for, and an explanation for each of its destinations.
 
-    `messages` are the oldest that wait for an address; `left_out` is how many destinations of a message are not
-    explained, since it has very many.
+    `daemon` tells whether one answered, None if there was nothing to ask.  `messages` are the oldest that wait for an
+    address; `left_out` is how many destinations of a message are not explained, since it has very many.
     """
 
     subject: str
     kind: str  # message, address, domain
     at: datetime
-    daemon: bool  # one answered
+    daemon: bool | None
     found: Listed | HistoryRow | None = None
     expires: datetime | None = None
     messages: tuple[str, ...] = ()

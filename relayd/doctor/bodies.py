@@ -74,6 +74,6 @@ async def _strays(queue: SqliteQueue, bodies: Bodies, now: datetime) -> tuple[li
     while (ids := await asyncio.to_thread(next, scan, None)) is not None and len(orphans) < MOST:
         strays = await queue.strays([each for each in ids if now - arrival_of(each) > PATIENCE])
         # What has finished meanwhile is gone by now.
-        orphans += [each for each in strays.orphans if bodies.path(each).exists()]
-        revived += [each for each in strays.revived if bodies.path(each).exists()]
-    return orphans[:MOST], revived[:MOST]
+        orphans += [each for each in strays.orphans[:MOST] if bodies.path(each).exists()]
+        revived += [each for each in strays.revived[: MOST - len(revived)] if bodies.path(each).exists()]
+    return orphans[:MOST], revived

@@ -131,7 +131,7 @@ def test_what_is_no_file_or_linked_twice_is_told_of_as_such(made: Path) -> None:
     (made / "new" / "one").write_text("")
     os.link(made / "new" / "one", made / "tmp" / "other")
 
-    linked, strange = of_drop(made, datetime.now(UTC) + HOUR, RUNS)
+    strange, linked = of_drop(made, datetime.now(UTC) + HOUR, RUNS)
 
     assert linked.detail == "1 dropped file has a second link, and is not taken: one"
     assert strange.detail == "2 dropped files are no regular file, and never taken: link, pipe"
