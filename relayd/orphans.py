@@ -2,8 +2,8 @@
 
 What the reader must not break:
 
-    Mail does not wait for it: while some is under way it takes a twentieth of the time of one thread, and steps aside
-    between directories.
+    Mail does not wait for it: while some is under way, looking takes a twentieth of the time of one thread, and steps
+    aside between directories.  What is found is adopted at once.
     One body that cannot be read keeps no other from being adopted.  It is told of once, and stays.
     What the queue or the disk did not allow is looked for again, from the beginning, until it does.
 """
@@ -22,7 +22,7 @@ from relayd.mail.message import Message
 from relayd.ports import Pickup, Spool
 
 PART = "orphans"  # in events
-IDLE_SHARE = 20  # after a step that took a second it rests for so many, while mail is under way
+IDLE_SHARE = 20  # after a look that took a second it rests for so many, while mail is under way
 AGAIN = 60.0  # seconds until what failed is tried again
 
 
@@ -63,9 +63,10 @@ class Orphans:
         try:
             began = time.monotonic()
             async for found in self._spool.orphans():
+                looked = time.monotonic() - began
                 for message_id, path in found:
                     await self._adopt(message_id, path)
-                await asyncio.sleep((time.monotonic() - began) * IDLE_SHARE if self._busy() else 0)
+                await asyncio.sleep(looked * IDLE_SHARE if self._busy() else 0)
                 began = time.monotonic()
         except (QueueError, OSError) as error:
             self._health.failed(PART, error)
