@@ -45,7 +45,7 @@ class RelaySection:
     history: timedelta = timedelta(days=3)
     active_limit: int = 20_000
     pipeline_window: int = 16
-    processes: OrNone = 0
+    processes: OrNone = 1
     source_address: str | tuple[str, ...] = ""
     address_family: AddressFamily = AddressFamily.ANY
 
