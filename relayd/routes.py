@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import date, datetime
 
 from relayd.claims import Claims
 from relayd.health import Health
@@ -61,7 +61,7 @@ class Routes:
         self._waiting: dict[str, int] = {}  # recipients of those that are pending or being looked up
         self._looking_up: set[asyncio.Task[None]] = set()
         self._sites: dict[str, Site] = {}
-        self._written: OrderedDict[str, str] = OrderedDict()
+        self._written: OrderedDict[str, tuple[str, date]] = OrderedDict()  # the site, and on which day
         self._unwritten: dict[str, str] = {}
 
     @property
@@ -80,11 +80,12 @@ class Routes:
 
     def known(self, destination: str) -> str | None:
         """Return the key of the site where the destination's mail was found to go, of those found lately."""
-        return self._written.get(destination)
+        written = self._written.get(destination)
+        return written[0] if written else None
 
     def last(self, destination: str) -> Site | None:
         """Return where the destination's mail was found to go, if that site has mail or a relayer."""
-        return self._sites.get(self._written.get(destination, ""))
+        return self._sites.get(self.known(destination) or "")
 
     def is_looking_up(self, destination: str) -> bool:
         """Whether the destination is being looked up, or waits for it."""
@@ -173,9 +174,10 @@ class Routes:
             self._claims.over(deliveries)
 
     def _note(self, destination: str, site: str) -> None:
-        if self._written.get(destination) != site:
+        noted = site, self._clock().date()  # once a day again: what is in use is not to be forgotten
+        if self._written.get(destination) != noted:
             self._unwritten[destination] = site
-        self._written[destination] = site
+        self._written[destination] = noted
         self._written.move_to_end(destination)
         if len(self._written) > KNOWN:
             self._written.popitem(last=False)

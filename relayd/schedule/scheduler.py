@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 
-from relayd.schedule.gates import Room, SiteState, Verdict, active_limit, allowed, max_connections, verdict
+from relayd.schedule.gates import Room, SiteState, Verdict, allowed, verdict
 from relayd.schedule.rate import Meter
 from relayd.schedule.remembered import RememberedSites
 from relayd.schedule.settings import ScheduleSettings
@@ -234,11 +234,6 @@ class Scheduler:
             in_core=self._in_core,
             active_limit=self._settings.active_limit,
         )
-
-    def without_room(self) -> Verdict | None:
-        """Return why no site may start a relayer now, but a quick one without any; None if one may."""
-        some = SiteState.of(self._settings.limits)
-        return active_limit(some, self.room) or max_connections(some, self.room)
 
     def in_turn(self, site: str) -> bool:
         """Whether the site is in the turn order: it has due mail, and may start a relayer when there is room."""

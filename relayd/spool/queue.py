@@ -160,8 +160,8 @@ class Queue(Protocol):
     async def routed(self, sites: Mapping[str, str], now: datetime) -> None:
         """Remember to which sites destinations lead, for people.
 
-        Where a site backs off, recipients there that were never tried themselves are listed, and told of in
-        notifications, with what was said of the site.
+        What was not looked up for two weeks is forgotten.  Where a site backs off, recipients there that were never
+        tried themselves are listed, and told of in notifications, with what was said of the site.
         """
 
     async def sites_of(self, destinations: Collection[str]) -> dict[str, str]:

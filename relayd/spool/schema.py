@@ -130,6 +130,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seen INTEGER NOT NULL
         ) WITHOUT ROWID
         """,
+        "CREATE INDEX destinations_seen ON destinations (seen)",
         "ALTER TABLE sites ADD COLUMN since INTEGER NOT NULL DEFAULT 0",  # of the first failure in a row
         "ALTER TABLE sites ADD COLUMN dsn TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE sites ADD COLUMN peer TEXT NOT NULL DEFAULT ''",

@@ -56,6 +56,7 @@ def back_off(db: Database, site: BackOff) -> None:
 
 def routed(db: Database, where: Mapping[str, str], now: datetime) -> None:
     """See the contract.  What is as it was is written again once a day."""
+    _forget_destinations(db, now)
     seen = microseconds(now)
     db.executemany(
         """
@@ -67,8 +68,7 @@ def routed(db: Database, where: Mapping[str, str], now: datetime) -> None:
     )
 
 
-def forget_destinations(db: Database, now: datetime) -> None:
-    """Forget where mail went that nobody has sent for long."""
+def _forget_destinations(db: Database, now: datetime) -> None:
     db.execute("DELETE FROM destinations WHERE seen < ?", (microseconds(now) - _microseconds(FORGOTTEN),))
 
 

@@ -710,6 +710,9 @@ class TestWarn:
         assert isinstance(await queue.show(message.id), HistoryRow)
 
 
+DAY = timedelta(days=1)
+
+
 def a_back_off(failures: int = 1) -> BackOff:
     return BackOff(
         site="mx.one.example",
@@ -742,6 +745,17 @@ class TestSites:
         replies = [recipient.reply for recipient in found.message.envelope.recipients]
         assert replies == ["connection refused", ""]
         assert await queue.sites_of(["one.example", "three.example"]) == {"one.example": "mx.one.example"}
+
+    async def test_where_mail_went_that_nobody_sends_any_more_is_forgotten(self, queue: Queue) -> None:
+        await queue.routed({"one.example": "mx.one.example", "two.example": "mx.two.example"}, NOW)
+        await queue.routed({"one.example": "mx.one.example"}, NOW + 10 * DAY)
+
+        await queue.routed({"three.example": "mx.three.example"}, NOW + 15 * DAY)
+
+        assert set(await queue.sites_of(["one.example", "two.example", "three.example"])) == {
+            "one.example",
+            "three.example",
+        }
 
     async def test_what_could_never_be_tried_expires_with_the_words_of_its_site(self, queue: Queue) -> None:
         await queue.add([a_message()])

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relayd.schedule.gates import verdict
+from relayd.schedule.gates import ROOM_GATES, SiteState, max_connections, verdict
 from relayd.schedule.rate import Rate
 from relayd.schedule.scheduler import SMALLEST_BATCH, Complaint, Course, Scheduler, Turn
 from relayd.schedule.settings import ScheduleSettings, SiteLimits, SiteRule
@@ -154,7 +154,7 @@ def test_the_last_quarter_of_the_connections_is_for_quick_sites_without_one() ->
         scheduler.mail_due(f"slow{number}", f"slow{number}.example", 1, NOW)
 
     assert len(run_out(scheduler)) == 6
-    closed = scheduler.without_room()
+    closed = max_connections(SiteState.of(SiteLimits()), scheduler.room)
     assert closed is not None
     assert closed.gate == "max-connections"
     scheduler.mail_due("live", "live.example", 100, NOW)
@@ -342,6 +342,7 @@ def test_full_batches_grow_where_more_was_there_than_thought() -> None:
     assert batches == [10, 20, 40, 80, 100]
 
 
+NOBODY = SiteState.of(SiteLimits())
 CROWDED = Complaint(crowded=True, why="too many connections")
 
 
@@ -365,7 +366,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        waiting = self.scheduler._turns and not self.scheduler.without_room()
+        waiting = self.scheduler._turns and not any(shut(NOBODY, self.scheduler.room) for shut in ROOM_GATES.values())
         turn = self.scheduler.next(self.now)
         assert bool(turn) >= bool(waiting)
         if turn:
