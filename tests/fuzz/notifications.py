@@ -74,9 +74,10 @@ def text(choices: Choices) -> str:
 
 
 def an_address(choices: Choices) -> Address:
-    """Return an address, whatever can be one."""
+    """Return an address that a dropped file may have, whatever can be one."""
+    written = choices.mixed(WORDS[-12:], 2).decode("utf-8", "replace")
     try:
-        return Address.parse(choices.mixed(WORDS[-12:], 2).decode("utf-8", "replace"))
+        return Address.parse("ann@example.org" if "=?" in written else written)
     except InvalidAddress:
         return Address.parse("ann@example.org")
 
