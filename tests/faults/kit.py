@@ -61,8 +61,8 @@ def bounces(home: Exchanger) -> dict[str, str]:
 
 def unwell(daemon: Daemon) -> list[str]:
     """Return the lines that tell of trouble of relayd's own."""
-    signs = ("event=trouble", "event=degraded", "event=library", "Traceback")
-    return [line for line in list(daemon.lines) if any(sign in line for sign in signs)]
+    sign = re.compile(r"time=\S+ level=\w+ event=(?:trouble|degraded|library) |Traceback")
+    return [line for line in list(daemon.lines) if sign.match(line)]
 
 
 def forget_peak(daemon: Daemon) -> None:
