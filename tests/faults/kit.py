@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 from tests.support import sandbox
 from tests.support.process import ROOT, Daemon, wait_until
+from tests.support.smuggling import canonical
 from tests.support.world import Exchanger, World, octets
 from tests.wire.test_message import parts_of
 
@@ -63,6 +66,31 @@ def unwell(daemon: Daemon) -> list[str]:
     """Return the lines that tell of trouble of relayd's own."""
     sign = re.compile(r"time=\S+ level=\w+ event=(?:trouble|degraded|library) |Traceback")
     return [line for line in list(daemon.lines) if sign.match(line)]
+
+
+def filled(content: bytes) -> list[bytes]:
+    """Return the lines that are not empty: where no empty line ended a header, one is put there."""
+    return [line for line in canonical(content).split(b"\r\n") if line]
+
+
+def same(content: bytes, arrived: bytes) -> bool:
+    """Whether a file arrived as it was, but for the ends of its lines and the encoding of its parts."""
+    if filled(arrived)[-len(filled(content)) :] == filled(content):
+        return True
+    before, after = email.message_from_bytes(canonical(content)), email.message_from_bytes(arrived)
+    encodings = [part["Content-Transfer-Encoding"] for part in after.walk()]
+    return encodings != [None] * len(encodings) and decoded(before) == decoded(after)
+
+
+def decoded(message: Message) -> list[bytes]:
+    """Return the lines of each leaf."""
+    return [line for part in message.walk() if not part.is_multipart() for line in filled(leaf(part))]
+
+
+def leaf(part: Message) -> bytes:
+    payload = part.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    return payload
 
 
 def forget_peak(daemon: Daemon) -> None:

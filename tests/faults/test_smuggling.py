@@ -5,19 +5,17 @@ Each file goes to three servers, one for each plan; the log of their octets is r
 
 from __future__ import annotations
 
-import email
 import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from email.message import Message
 
 import pytest
 
-from tests.faults.kit import delivered, unwell
+from tests.faults.kit import delivered, same, unwell
 from tests.support.process import wait_until
 from tests.support.smtp import CHUNKED, LOCK_STEP, PIPELINED, ScriptedServer, serving
-from tests.support.smuggling import BARE, ENDS, EVIL, PARSERS, canonical, dialogue
+from tests.support.smuggling import BARE, ENDS, EVIL, PARSERS, dialogue
 from tests.support.world import World
 
 PLANS = {"lock-step.test": LOCK_STEP, "pipelined.test": PIPELINED, "chunked.test": CHUNKED}
@@ -75,31 +73,6 @@ def files_with_edges(edge: int) -> dict[str, bytes]:
             lines = (b"." + b"y" * 70 + b"\n") * (filler // 72) + b"y" * (filler % 72)
             files[name] = head + lines + end + EVIL + b"evil" + end + b"bye"
     return files if EVERY_END or edge < 100_000 else dict(list(files.items())[::5])
-
-
-def filled(content: bytes) -> list[bytes]:
-    """Return the lines that are not empty: where no empty line ended a header, one is put there."""
-    return [line for line in canonical(content).split(b"\r\n") if line]
-
-
-def same(content: bytes, arrived: bytes) -> bool:
-    """Whether a file arrived; a NUL, which servers drop, makes relayd re-encode the part that it is in."""
-    if filled(arrived)[-len(filled(content)) :] == filled(content):
-        return True
-    before, after = email.message_from_bytes(canonical(content)), email.message_from_bytes(arrived)
-    encodings = [part["Content-Transfer-Encoding"] for part in after.walk()]
-    return b"\0" in content and encodings != [None] and decoded(before) == decoded(after)
-
-
-def decoded(message: Message) -> list[bytes]:
-    """Return the lines of each leaf."""
-    return [line for part in message.walk() if not part.is_multipart() for line in filled(leaf(part))]
-
-
-def leaf(part: Message) -> bytes:
-    payload = part.get_payload(decode=True)
-    assert isinstance(payload, bytes)
-    return payload
 
 
 @pytest.mark.parametrize("edge", [0, *EDGES])
