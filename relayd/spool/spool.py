@@ -15,6 +15,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from errno import EPERM
 from pathlib import Path
 from typing import Self
 
@@ -133,9 +134,9 @@ class Spool:
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
         """Take files into the queue, in order; return those whose messages are ours from now on.
 
-        A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
-        or in an earlier call, stays in `queue/` and is offered again by the next call; after a crash it is found as
-        an orphan.  Its id stays the same, so it cannot be queued twice.
+        A file that has changed or vanished since it was examined, or that may not be moved, is left out.  What could
+        not be made durable, here or in an earlier call, stays in `queue/` and is offered again by the next call; after
+        a crash it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
 
         Raises:
             QueueError: nothing could be accepted now.
@@ -172,6 +173,8 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if error.errno == EPERM and not submission.original:
+                    continue  # this file is immutable or append-only, or its directory is sticky: others may be moved
                 failure = error
                 if submission.original:
                     self._unplaced.append(submission)
