@@ -101,7 +101,7 @@ class Acceptance:
         try:
             original = self.incoming.claim(path, queue_id)
         except OSError as error:
-            if error.errno == errno.ENOENT or error.errno in SYSTEM_ERRORS:
+            if error.errno in (errno.ENOENT, errno.EROFS) or error.errno in SYSTEM_ERRORS:
                 raise
             self._left.leave(path, status, f"it cannot be moved, so it is not sent: {error.strerror}")
             return None
