@@ -60,4 +60,6 @@ def of_running(state: Running) -> Iterator[Finding]:
         )
     for part in state.degraded:
         why = f", {reason}" if (reason := state.reasons.get(part)) else ""
-        yield error("degraded", f"the daemon cannot do a part of its work: {part}{why}", "see event=degraded in its log")
+        yield error(
+            "degraded", f"the daemon cannot do a part of its work: {part}{why}", "see event=degraded in its log"
+        )

@@ -1,4 +1,4 @@
-"""Which parts cannot do their work now, as the events tell: for the status line, `relayd doctor` and `relayd explain`."""
+"""Which parts cannot do their work now, as the events tell: what the status line, doctor and explain show."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 from aiosmtpd.smtp import Envelope
 
@@ -50,9 +49,10 @@ class Witness:
             self.taken.update(envelope.rcpt_tos)
         else:
             text = octets(envelope).decode()
-            self.bounced.update(line.partition("rfc822; ")[2].strip() for line in text.splitlines() if "Final-Rec" in line)
+            self.bounced.update(
+                line.partition("rfc822; ")[2].strip() for line in text.splitlines() if "Final-Rec" in line
+            )
         return "250 2.0.0 taken"
-
 
     def missing(self, good: Counter[str], bad: Counter[str]) -> set[str]:
         return (set(good) - set(self.taken)) | (set(bad) - set(self.bounced))
@@ -118,4 +118,4 @@ def test_nothing_is_lost_or_sent_twice_while_the_disk_fails_again_and_again(worl
     assert witness.taken == good
     assert witness.bounced == bad
     assert "dup=possible" not in daemon.log
-    assert not [path for path in (world.spool / "rejected").glob("*")]
+    assert not list((world.spool / "rejected").glob("*"))

@@ -5,7 +5,6 @@ Only root can mount.  Each is unmounted at the end, lazily, since a daemon that 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -55,11 +54,9 @@ class SmallDisk:
     def fill_inodes(self) -> None:
         """Leave no inode."""
         (self.path / "fillers").mkdir()
-        try:
+        with suppress(OSError):
             for number in range(1_000_000):
                 (self.path / "fillers" / f"{number}").touch()
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
 
     def free_inodes(self) -> None:
         """Give the inodes back."""
