@@ -26,11 +26,12 @@ from relayd.config import load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Degraded, Events, Lifecycle, Warned
+from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
+from relayd.observe.parts import Parts
 from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
@@ -56,6 +57,7 @@ STDERR = 2
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
+CONFIGURATION = "configuration"  # a part, in events
 GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
@@ -83,6 +85,7 @@ class Daemon:
         self._identity = _identity(config)
         self._processes = config.relay.processes
         self._counters = Counters()
+        self._parts = Parts()
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -91,7 +94,7 @@ class Daemon:
     async def serve(self, *, once: bool) -> int:
         """See `run`."""
         async with AsyncExitStack() as stack:
-            self._events = stack.enter_context(observed(self._counters))
+            self._events = stack.enter_context(observed(self._counters, self._parts))
             stack.callback(self._supervisor.close)
             self._on_signals(asyncio.get_running_loop())
             if self._identity.warning:
@@ -152,6 +155,7 @@ class Daemon:
             new_relayer=self._relayers.new,
             clock=now,
             events=self._events,
+            degraded=lambda: self._parts.degraded,
             tell_withdrawn=self._relayers.withdraw if isinstance(self._relayers, Pool) else lambda message_ids: None,
         )
         self._assembled = True
@@ -230,7 +234,8 @@ class Daemon:
         """One line for people: what is in hand, and what was done since the start."""
         count = self._counters
         done = f"{count[Counted.DELIVERED]} delivered, {count[Counted.FAILED]} failed since the start"
-        return f"{self._manager.status}; {done}"
+        degraded = f"; degraded: {', '.join(sorted(self._parts.degraded))}" if self._parts.degraded else ""
+        return f"{self._manager.status}; {done}{degraded}"
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -251,7 +256,7 @@ class Daemon:
                 raise ConfigError("relay.spool: the spool cannot be changed by a reload; restart relayd for that")
         except ConfigError as error:
             for mistake in error.mistakes:
-                self._events(Degraded(part="configuration", reason=mistake))
+                self._events(Degraded(part=CONFIGURATION, reason=mistake))
             self._events(Lifecycle(state="not-reloaded", detail="the configuration before stays in force"))
         else:
             if config.relay.processes != self._processes:
@@ -260,6 +265,8 @@ class Daemon:
             self._config, self._identity = config, _identity(config)
             if self._assembled:
                 self._use(config)
+            if CONFIGURATION in self._parts.degraded:
+                self._events(Restored(part=CONFIGURATION))
             self._events(Lifecycle(state="reloaded"))
         self._supervisor.ready()
 
@@ -286,12 +293,12 @@ def _identity(config: Config) -> Identity:
 
 
 @contextmanager
-def observed(counters: Counters) -> Iterator[Events]:
-    """Write events to standard error, and count them, while the context lasts; what libraries log, too."""
+def observed(counters: Counters, parts: Parts) -> Iterator[Events]:
+    """Write events to standard error, and take note of them, while the context lasts; what libraries log, too."""
     log, lines = open_log(STDERR, os.environ.get("JOURNAL_STREAM"))
     libraries = LibraryLog(log)
     logging.getLogger().addHandler(libraries)
-    events = Observer(log, counters)
+    events = Observer(log, counters, parts)
     try:
         yield events
         events(Lifecycle(state="stopped"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -54,7 +54,7 @@ class ManagerSettings:
 class RelayManager:
     """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore.
 
-    `answers` is what it tells of itself.
+    `answers` is what it tells of itself, with what `degraded` knows of the whole daemon's parts.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class RelayManager:
         new_relayer: Callable[[Site], Relayer],
         clock: Callable[[], datetime],
         events: Events,
+        degraded: Callable[[], Mapping[str, str]] | None = None,
         tell_withdrawn: Callable[[frozenset[str]], None] = lambda message_ids: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -128,7 +129,7 @@ class RelayManager:
             router=router,
             claims=self._claims,
             orphans=self._orphans,
-            health=self._health,
+            degraded=degraded or (lambda: dict.fromkeys(self._health.parts, "")),
             clock=clock,
         )
         self._slots = asyncio.Semaphore(settings.max_connections)

@@ -77,10 +77,10 @@ def _of_another_owner(spool: Path) -> Iterator[Finding]:
 def _apart(spool: Path) -> Iterator[Finding]:
     devices = {name: os.stat(spool / name).st_dev for name in ("new", "queue") if (spool / name).is_dir()}
     if len(set(devices.values())) > 1:
-        yield error(
+        yield information(
             "file-system",
-            f"{spool / 'new'} and {spool / 'queue'} are on two file systems, so that no file can be taken",
-            "mount one file system at the spool itself, and none below it",
+            f"{spool / 'new'} and {spool / 'queue'} are on two file systems, so that every file is copied",
+            "if that is too slow, mount one file system at the spool itself, and none below it",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Running:
     holder: str | None = None
     owner: str | None = None
     degraded: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why, of those of which the daemon tells it
     adopting: bool = False
 
     @property
@@ -42,6 +43,7 @@ def _read(found: str | None, said: Mapping[str, Any]) -> Running:
         holder=found or "unknown",
         owner=str(said.get("owner")),
         degraded=tuple(map(str, said.get("degraded", ()))),
+        reasons={str(part): str(why) for part, why in dict(said.get("reasons", {})).items()},
         adopting=bool(said.get("adopting")),
     )
 
@@ -57,4 +59,7 @@ def of_running(state: Running) -> Iterator[Finding]:
             "see its log; if it does not start or stop just now, restart it: systemctl restart relayd",
         )
     for part in state.degraded:
-        yield error("degraded", f"the daemon cannot do a part of its work: {part}", "see event=degraded in its log")
+        why = f", {reason}" if (reason := state.reasons.get(part)) else ""
+        yield error(
+            "degraded", f"the daemon cannot do a part of its work: {part}{why}", "see event=degraded in its log"
+        )

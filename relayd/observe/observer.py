@@ -28,6 +28,7 @@ from relayd.mail.events import (
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
 from relayd.observe.counters import Counted, Counters
+from relayd.observe.parts import Parts
 
 _OUTCOMES = {
     Status.DELIVERED: Counted.DELIVERED,
@@ -45,13 +46,15 @@ _NOTIFICATIONS = {
 class Observer:
     """An `Events`: call it with what happened."""
 
-    def __init__(self, log: FilteringBoundLogger, counters: Counters) -> None:
+    def __init__(self, log: FilteringBoundLogger, counters: Counters, parts: Parts) -> None:
         self._log = log
         self._counters = counters
+        self._parts = parts
 
     def __call__(self, event: Event) -> None:
         """Count an event and write its line."""
         self._count(event)
+        self._parts(event)
         self._write(event)
 
     def _count(self, event: Event) -> None:

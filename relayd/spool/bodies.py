@@ -139,7 +139,7 @@ class Bodies:
         _sync_directory(path.parent)
 
     def sync(self, message_ids: Sequence[str], sources: Iterable[Path]) -> None:
-        """Make bodies and their names durable, and that names in the directories `sources` are gone.
+        """Make bodies and their names durable, and that names in the directories `sources`, wherever, are gone.
 
         Raises:
             OSError: nobody knows what is on the disk; the sync must not be tried again on the same pages.
@@ -147,6 +147,10 @@ class Bodies:
         made = {message_id[-2:] for message_id in message_ids} - self._durable
         if len(message_ids) > FEW:
             sync_file_system(self._root)
+            here = os.stat(self._root).st_dev
+            for source in sources:
+                if os.stat(source).st_dev != here:
+                    _sync_directory(source)
         else:
             self._sync_each(message_ids, sources)
             if made:

@@ -185,7 +185,8 @@ class Spool:
 
     def _sync(self, placed: list[Submission]) -> OSError | None:
         try:
-            self.bodies.sync([each.message.id for each in placed], {each.path.parent for each in placed})
+            sources = {path.parent for each in placed for path in (each.path, each.original) if path}
+            self.bodies.sync([each.message.id for each in placed], sources)
         except OSError as error:
             self._unsynced += placed
             return error
@@ -279,12 +280,12 @@ class Spool:
         return set_aside(self.root, message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
-        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, or finished.
+        """Return which of the files that were being taken in are messages of ours already: in the queue, or finished.
 
         A copy that was placed and has no row is unlinked, since nobody knows whether all of it is on the disk; its
         original is there.  To be called before anything is accepted, or looked at as an orphan.
         """
-        names = os.listdir(self.root / "queue" / "incoming")
+        names = os.listdir(self.root / "queue" / "incoming") + await asyncio.to_thread(_claimed_far, self.root)
         originals = {name.removesuffix(".orig") for name in names if name.endswith(".orig")}
         known = await self.queue.known({name.removesuffix(".orig") for name in names})
         if placed := [each for each in originals - known if self.bodies.path(each).exists()]:
@@ -314,6 +315,12 @@ def make_directories(root: Path) -> None:
             with suppress(FileExistsError):
                 (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
+
+
+def _claimed_far(root: Path) -> list[str]:
+    """Return the names of files that were claimed where they are, on another file system, without their dots."""
+    found = [name for each in (root, root / "new") for name in os.listdir(each)]
+    return [name[1:] for name in found if name.startswith(".") and name.endswith(".orig")]
 
 
 def _unlink(paths: Sequence[Path]) -> None:
