@@ -122,8 +122,9 @@ def _told_of(message: Message) -> Iterator[tuple[str, str]]:
 
 def _left(spool: Path, story: Story, kept: set[str]) -> Iterator[str]:
     """Judge what is in the spool."""
-    there = [path for path in spool.rglob("*") if not path.is_dir()]  # before SQLite makes files of its own
-    with sqlite3.connect(f"file:{spool / 'queue.db'}?mode=ro", uri=True) as database:
+    there = [path for path in spool.rglob("*") if not path.is_dir()]
+    # Nobody has it open, and it has no log: reading must not make one.
+    with sqlite3.connect(f"file:{spool / 'queue.db'}?immutable=1", uri=True) as database:
         for table in ("messages", "recipients", "notices"):
             (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
             if count:

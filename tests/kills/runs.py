@@ -14,7 +14,7 @@ from tests.kills.ground import Ground, Site
 from tests.kills.nursery import Daemon
 from tests.kills.oracle import Verdict, judge
 from tests.kills.stories import STORIES, Story
-from tests.kills.strace import CALLS, WORKER, Strace, fatal_call, roles, workers
+from tests.kills.strace import CALLS, POOL, WORKER, Strace, fatal_call, roles, workers
 from tests.support.process import wait_until
 
 EX_OK, EX_TEMPFAIL = 0, 75
@@ -55,20 +55,19 @@ def run(ground: Ground, kill: Kill) -> dict[str, Any]:
 
 def _killed(site: Site, story: Story, kill: Kill) -> str:
     """Let a daemon play the story until it is killed, or has ended in order; return at which call, "" for none."""
-    daemon, thread = started(site, kill.role)
+    daemon, threads = started(site, kill.role)
     with daemon:
         inject = f"{kill.call}:signal=SIGKILL:when={kill.when}"
         of_worker = kill.role == WORKER
-        with Strace(site.directory / "strace", [thread], [kill.call], inject=inject, follow=of_worker) as strace:
+        with Strace(site.directory / "strace", threads, [kill.call], inject=inject, follow=of_worker) as strace:
             play(site, daemon, story)
-        at = fatal_call(strace.lines)
-        killed = bool(at) and not of_worker
-        assert daemon.wait() == (-signal.SIGKILL if killed else EX_OK), f"relayd ended with {daemon.wait()}"
-        return at
+        died = daemon.wait() == -signal.SIGKILL
+        assert died or daemon.wait() == EX_OK, f"relayd ended with {daemon.wait()}"
+        return fatal_call(strace.lines) if died or of_worker else ""
 
 
-def started(site: Site, role: str) -> tuple[Daemon, int]:
-    """Start a daemon that has a thread of a role: of a pool some are born only when they are needed."""
+def started(site: Site, role: str) -> tuple[Daemon, list[int]]:
+    """Start a daemon that has the threads of a role: of a pool some are born only when they are needed."""
     for _ in range(STARTS):
         daemon = site.daemon().ready()
         found = roles(daemon.pid)
@@ -126,7 +125,7 @@ def profile(ground: Ground, story_name: str, processes: int) -> Counter[tuple[st
     story = STORIES[story_name]()
     with ground.site(processes) as site, site.daemon() as daemon:
         daemon.ready()
-        known = {thread: name for name, thread in roles(daemon.pid).items()}
+        known = {threads[0]: name for name, threads in roles(daemon.pid).items() if name != POOL}
         pids = [daemon.pid, *workers(daemon.pid)]
         with Strace(site.directory / "strace", pids, CALLS, follow=True) as strace:
             play(site, daemon, story)

@@ -1,4 +1,4 @@
-"""Four stories of mail, each a small batch: what is dropped, how the servers answer, and what has to come of it.
+"""Stories of mail, each a small batch: what is dropped, how the servers answer, and what has to come of it.
 
 A recipient's local part says what becomes of it, and whose it is: `ok0.<uuid>@...`.  `ok` is taken, `late` is
 deferred once and then taken, `no` is refused for good.  Mail to DEAD finds nobody who listens until `revived`.
@@ -79,6 +79,11 @@ def accept() -> Story:
     return Story(name="accept", letters=letters, ends=False)
 
 
+def many() -> Story:
+    """More files than are synced one by one, then delivered."""
+    return Story(name="many", letters=tuple(_letter("ok0", own=number % 2 > 0) for number in range(6)))
+
+
 def deliver() -> Story:
     """Delivered at once, to two sites."""
     letters = (
@@ -101,4 +106,4 @@ def bounce() -> Story:
     return Story(name="bounce", letters=letters)
 
 
-STORIES = {each.__name__: each for each in (accept, deliver, defer, bounce)}
+STORIES = {each.__name__: each for each in (accept, many, deliver, defer, bounce)}

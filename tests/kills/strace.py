@@ -26,7 +26,9 @@ CALLS = (
     *("mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
     *("unlink", "unlinkat", "rmdir"),
 )
-ROLES = ("main", "log", "commits", "looks")  # then pool0, pool1, ...: threads for blocking work
+ROLES = ("main", "log", "commits", "looks")  # then pool0, pool1, ...: threads for what blocks
+POOL = "pool"
+ENOUGH = 2  # threads of the pool: with so many there is seldom another born
 WORKER = "worker"
 
 
@@ -37,14 +39,16 @@ def threads(pid: int) -> list[int]:
 
 def role(index: int) -> str:
     """Name a thread of the daemon by its place among its threads."""
-    return ROLES[index] if index < len(ROLES) else f"pool{index - len(ROLES)}"
+    return ROLES[index] if index < len(ROLES) else f"{POOL}{index - len(ROLES)}"
 
 
-def roles(daemon: int) -> dict[str, int]:
-    """Return the threads of a daemon by their roles, and its worker, which is followed as a whole."""
-    found = {role(index): thread for index, thread in enumerate(threads(daemon))}
+def roles(daemon: int) -> dict[str, list[int]]:
+    """Return the threads of a daemon by their roles: POOL has all of the pool, and a worker is followed as a whole."""
+    found = {role(index): [thread] for index, thread in enumerate(threads(daemon))}
+    if len(pool := threads(daemon)[len(ROLES) :]) >= ENOUGH:
+        found[POOL] = pool
     for process in workers(daemon):
-        found[WORKER] = process
+        found[WORKER] = [process]
     return found
 
 
@@ -118,10 +122,23 @@ class Strace:
 def fatal_call(lines: Sequence[str]) -> str:
     """Return the call that never returned, with paths for descriptors and without what is chance in them; "" if there
     is none."""
-    calls = [line for line in lines if re.match(r"(\d+ +)?[a-z]\w*\(", line) and line.endswith("= ?")]
-    if not calls:
-        return ""
-    text = re.sub(r"^\d+ +", "", calls[-1])
+    begun: dict[str, str] = {}
+    for line in lines:
+        thread, text = re.fullmatch(r"(\d*) *(.*)", line).groups()  # type: ignore[union-attr]
+        if re.match(r"[a-z]\w*\(", text):
+            begun[thread] = text
+        if text.endswith("= ?"):
+            return named(begun.get(thread, ""))
+        if re.match(r"<\.\.\. \w+ resumed>", text):
+            begun.pop(thread, None)
+    left = [text for text in begun.values() if text.endswith("<unfinished ...>")]
+    return named(left[-1]) if left else ""
+
+
+def named(line: str) -> str:
+    """Return the name of a call, and the paths and descriptors that it was given."""
+    text = re.sub(r"^\d+ +", "", line)
+    text = re.sub(r" = -?[\d?].*| <unfinished \.\.\.>$", "", text)
     found = re.findall(r'\b\d+<([^<>]+)>|"(/[^"]*)"', text)
     paths = [_kind(first or second) for first, second in found]
     return f"{text.partition('(')[0]} {' '.join(paths)}".strip()
