@@ -9,7 +9,8 @@ from datetime import datetime
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
-from relayd.relay.hosts import HostMemory
+from relayd.relay.connection import NewSocket, tcp_socket
+from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
@@ -24,7 +25,15 @@ from relayd.spool.notes import Notes
 class Relayers:
     """Makes relayers, and keeps what they share: their memory of hosts and handshakes."""
 
-    def __init__(self, settings: RelaySettings, ports: Ports, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        ports: Ports,
+        clock: Callable[[], datetime],
+        *,
+        shuffle: Shuffle = random.shuffle,
+        new_socket: NewSocket = tcp_socket,
+    ) -> None:
         self._equipment = Equipment(
             settings=settings,
             ports=ports,
@@ -35,7 +44,8 @@ class Relayers:
             plans=PlanMemory(settings.plan_memory),
             recaster=Recaster(),
             clock=clock,
-            shuffle=random.shuffle,
+            shuffle=shuffle,
+            new_socket=new_socket,
         )
 
     def reload(self, settings: RelaySettings) -> None:
