@@ -10,7 +10,8 @@ from typing import BinaryIO, Protocol
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
-from relayd.relay.hosts import HostMemory
+from relayd.relay.connection import NewSocket, tcp_socket
+from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
@@ -42,7 +43,15 @@ class NoteBook(Protocol):
 class Relayers:
     """Makes relayers, and keeps what they share: their memory of hosts and handshakes."""
 
-    def __init__(self, settings: RelaySettings, ports: Ports, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        ports: Ports,
+        clock: Callable[[], datetime],
+        *,
+        shuffle: Shuffle = random.shuffle,
+        new_socket: NewSocket = tcp_socket,
+    ) -> None:
         self._equipment = Equipment(
             settings=settings,
             ports=ports,
@@ -53,7 +62,8 @@ class Relayers:
             plans=PlanMemory(settings.plan_memory),
             recaster=Recaster(),
             clock=clock,
-            shuffle=random.shuffle,
+            shuffle=shuffle,
+            new_socket=new_socket,
         )
 
     def reload(self, settings: RelaySettings) -> None:
