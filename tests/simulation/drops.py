@@ -1,13 +1,15 @@
 """The drop directory in memory, what is dropped into it, and the pickup that takes it.
 
-The directory outlives the daemon; what is in it is complete.  Reading a file as a message is relayd's own work.
+What is in it is complete.  Reading a file as a message is relayd's own work.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from relayd.mail.message import Message, new_id
@@ -15,9 +17,12 @@ from relayd.mail.submission import Submission
 from relayd.submission.envelope import Domains
 from relayd.submission.examine import Examiner
 from relayd.submission.refusal import Refused
+from tests.simulation.disk import INCOMING, NEW, Disk
+from tests.simulation.sabotage import Faults
 from tests.simulation.scenario import Drop
 
 HOSTNAME = "relay.test"
+STUCK_PAUSE = 10.0  # seconds before a file is tried again that could not be taken
 _LINE = b"the quick brown fox jumps over the lazy dog, again and again\r\n"
 
 
@@ -52,68 +57,96 @@ def file_of(drop: Drop) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + payload(drop)
 
 
-class Directory:
-    """The files that were dropped and not taken, in order: durable."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.heard: Callable[[], None] = lambda: None
-
-    def drop(self, name: str, content: bytes) -> None:
-        """A file is renamed into it."""
-        self.files[name] = content
-        self.heard()
-
-
 class MemoryPickup:
-    """The pickup of one start of the daemon; see relayd/ports.py."""
+    """The pickup of one start of the daemon; see relayd/ports.py.  A file of another user is copied before it is read,
+    as relayd/submission/incoming.py does."""
 
     def __init__(
         self,
-        directory: Directory,
-        bodies: Callable[[str], bytes],
+        disk: Disk,
         *,
         clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
         chance: random.Random,
+        faults: Faults,
     ) -> None:
-        self._directory = directory
-        self._bodies = bodies
+        self._disk = disk
         self._clock = clock
+        self._monotonic = monotonic
         self._chance = chance
+        self._faults = faults
+        self._left: dict[str, float] = {}  # until when
         self._examiner = Examiner(
             hostname=HOSTNAME, domains=Domains(origin=HOSTNAME, aliases={}), max_message_size=1 << 30
         )
 
     async def take(self, limit: int) -> list[Submission]:
-        names = [name for name, _ in zip(self._directory.files, range(limit), strict=False)]
-        return [self._submission(name) for name in names]
+        await asyncio.sleep(0)
+        taken: list[Submission] = []
+        now = self._monotonic()
+        for name in list(islice(self._disk.dropped, limit + len(self._left))):
+            if self._left.get(name, 0.0) > now or len(taken) == limit:
+                continue
+            try:
+                self._faults.files("take")
+                taken.append(self._submission(name))
+            except OSError:
+                self._left[name] = now + STUCK_PAUSE
+        await asyncio.sleep(0)
+        return taken
 
     def _submission(self, name: str) -> Submission:
         queue_id = new_id(self._clock(), self._chance.getrandbits(50))
-        message = self._examine(self._directory.files[name], queue_id)
-        return Submission(message=message, path=Path(name), identity=(0, 0), file=name)
+        files, path, original = self._disk.files, f"{NEW}/{name}", None
+        file = files.find(path)
+        assert file is not None
+        message = self._examine(file.content, queue_id)
+        if file.foreign:
+            original, path = f"{INCOMING}/{queue_id}.orig", f"{INCOMING}/{queue_id}"
+            files.rename(f"{NEW}/{name}", original)
+            files.write(path, file.content)
+        copy = files.find(path)
+        assert copy is not None
+        return Submission(
+            message=message,
+            path=Path(path),
+            identity=copy.identity,
+            original=Path(original) if original else None,
+            file=name,
+        )
 
     def _examine(self, content: bytes, queue_id: str) -> Message:
         left = [content]
         return self._examiner.examine(lambda size: left.pop() if left else b"", queue_id, expected=len(content))
 
     async def watch(self, wake: Callable[[], None]) -> None:
-        self._directory.heard = wake
+        self._disk.heard = wake
 
     def waiting(self) -> bool:
-        return bool(self._directory.files)
+        return bool(self._disk.dropped)
 
     def next_look(self) -> float | None:
-        return None
+        self._left = {name: until for name, until in self._left.items() if name in self._disk.dropped}
+        return min(self._left.values(), default=None)
 
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
-        """They are where they were."""
+        for each in submissions:
+            self._left[each.file] = self._monotonic() + STUCK_PAUSE
 
     async def examine_body(self, path: Path, queue_id: str) -> Message | str:
-        content = self._bodies(queue_id)
-        if content is None:
-            raise FileNotFoundError(path)
+        await asyncio.sleep(0)
         try:
-            return self._examine(content, queue_id)
+            return self._examine(self._disk.files.read(str(path)), queue_id)
         except Refused as refusal:
             return str(refusal)
+
+    async def restore_incoming(self, known: Callable[[str], bool]) -> None:
+        """Put back what a crash left half taken in, originals first."""
+        files = self._disk.files
+        for name in sorted(files.names(INCOMING), key=lambda name: not name.endswith(".orig")):
+            await asyncio.sleep(0)
+            stem = name.removesuffix(".orig")
+            if name != stem and not known(stem):
+                files.rename(f"{INCOMING}/{name}", f"{NEW}/{stem}")
+            elif name != stem or not known(stem):
+                files.unlink(f"{INCOMING}/{name}")

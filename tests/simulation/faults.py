@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 
 from relayd.mail.errors import QueueError
 from tests.simulation.world import World
 
-HARMLESS = frozenset({"take_over", "unmade", "leave"})  # without these there is no start, and no stop
+HARMLESS = frozenset({"take_over", "unmade", "known", "sites", "leave"})  # without these there is no start, and no stop
+
+FILES = frozenset({"place", "write", "rewrite", "sync", "unlink", "read", "scan", "take"})  # that may fail
 
 
 class DiskFaults:
@@ -41,6 +44,17 @@ class DiskFaults:
         if operation not in HARMLESS and self._fails(self._rate * self._ambiguous):
             self._world.facts.injected["write ambiguous"] += 1
             raise QueueError("Input/output error, after")
+
+    def files(self, operation: str) -> None:
+        """See Faults."""
+        if operation not in FILES:
+            return
+        if self._world.agenda.now < self._world.disk_fails_until:
+            self._world.facts.injected["disk full"] += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self._fails(self._rate):
+            self._world.facts.injected[f"{operation} failed"] += 1
+            raise OSError(errno.EIO, "Input/output error")
 
     def _fails(self, rate: float) -> bool:
         return rate > 0 and not self._world.calm and self._chance.random() < rate

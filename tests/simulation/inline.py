@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from relayd.mail.errors import QueueError
 from relayd.spool.connection import at
-from tests.simulation.trouble import Abandoned, Calm, Faults
+from tests.simulation.sabotage import Abandoned, Calm, Faults
 
 T = TypeVar("T")
 

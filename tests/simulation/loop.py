@@ -151,12 +151,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Call it at once; whoever asked learns of it in the loop's next turn."""
+        """Call it in a step of its own: a kill may fall before it, and between it and whoever asked."""
         future = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as error:
-            future.set_exception(error)
+        self.call_soon(_call, future, func, args)
         return future
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
@@ -205,6 +202,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """As usual."""
         return super().call_soon(callback, *args, context=context)  # type: ignore[arg-type]
+
+
+def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        result = func(*args)
+    except Exception as error:
+        if not future.done():
+            future.set_exception(error)
+    else:
+        if not future.done():
+            future.set_result(result)
 
 
 def _close(coroutine: Any) -> None:

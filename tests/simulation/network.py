@@ -224,7 +224,10 @@ class Network:
         connection = Connection(self, sock.fileno() - FIRST_DESCRIPTOR, host, address[0], self._chance)
         await asyncio.sleep(2 * host.latency)
         answer = host.answer(connection)
-        self.facts.note(self.agenda.now, f"c{connection.number} to {address[0]} {answer if isinstance(answer, float) else answer is not None}")
+        self.facts.note(
+            self.agenda.now,
+            f"c{connection.number} to {address[0]} {answer if isinstance(answer, float) else answer is not None}",
+        )
         if answer is None:
             raise OSError(errno.ECONNREFUSED, "Connection refused")
         if isinstance(answer, float):

@@ -37,8 +37,8 @@ class Oracle:
         for message in tables.messages.values():
             for row in message.rows:
                 found[str(row.recipient.address)] += 1
-        if self._world.directory.files:
-            breach(f"files were never taken: {list(self._world.directory.files)[:5]}")
+        if self._world.disk.dropped:
+            breach(f"files were never taken: {list(self._world.disk.dropped)[:5]}")
         for drop in self._facts.dropped.values():
             for to in drop.to:
                 if found[to.address] != 1:

@@ -30,7 +30,7 @@ from relayd.spool.notes import Claimed, Noted
 from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
 from tests.simulation import claiming, operating, settling
-from tests.simulation.trouble import Abandoned, Calm, Faults
+from tests.simulation.sabotage import Abandoned, Calm, Faults
 from tests.simulation.tables import Tables
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass, field
 
+from relayd.mail.errors import QueueError
 from tests.simulation.facts import Broken
 from tests.simulation.loop import Killed, SimulatedLoop, run_on
 from tests.simulation.oracle import judge
@@ -85,12 +86,18 @@ class Run:
             world.facts.note(world.agenda.now, "killed")
             start.abandon()
             loop.abandon()
+        except (QueueError, OSError) as error:
+            if start.started:
+                world.facts.breach(f"the daemon ended: {error!r}")
+            world.facts.injected["start failed"] += 1
+            start.abandon()
+            loop.abandon()
         finally:
             self._steps += loop.steps
             for each in loop.unhandled:
                 world.facts.breach(f"unhandled: {each}")
             world.network.reset_all()
-            world.directory.heard = lambda: None
+            world.disk.heard = lambda: None
             self._start = None
         if not self._over:
             world.agenda.run_until(world.agenda.now + DOWNTIME)
@@ -109,7 +116,7 @@ class Run:
         """Whether nothing is left to do, or the time is over."""
         world = self.world
         tables = world.disk.tables
-        drained = not world.directory.files and all(each.held for each in tables.messages.values())
+        drained = not world.disk.dropped and all(each.held for each in tables.messages.values())
         if (drained and world.agenda.now > self._last) or world.agenda.now >= self._end:
             self._over = True
             if self._start is not None:

@@ -51,6 +51,7 @@ class Drop:
     shape: str = "plain"  # or "8bit", "long" (a line), "dots"
     ret: str = ""
     deadline: int = 0
+    foreign: bool = False  # of another user, so that it is copied
 
     @property
     def identity(self) -> str:

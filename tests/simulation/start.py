@@ -24,9 +24,10 @@ from relayd.route.settings import RouteSettings
 from relayd.schedule.rate import Rate
 from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
+from relayd.spool.spool import Spool
 from tests.simulation.drops import HOSTNAME, MemoryPickup
 from tests.simulation.faults import DiskFaults
-from tests.simulation.interim_spool import MemorySpool
+from tests.simulation.ground import MemoryGround
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import World
@@ -40,27 +41,35 @@ class Start:
         self._tellings = tellings
         self._stop = asyncio.Event()
         self._operations: set[asyncio.Task[None]] = set()
-        self.spool: MemorySpool | None = None
+        self.spool: Spool | None = None
+        self._faults = DiskFaults(world)
+        self._ground = MemoryGround(world.disk, new_notice_id=world.new_id, faults=self._faults)
         self.manager: RelayManager | None = None
+        self.started = False
 
     async def serve(self) -> None:
         """Run until told to stop, as Daemon.serve does."""
         world, rules = self._world, self._world.scenario.rules
-        self.spool = spool = await MemorySpool.open(
-            world.disk,
-            now=world.clock(),
+        self.spool = spool = await Spool.on(
+            self._ground,
             owner=world.new_id(),
-            new_notice_id=world.new_id,
-            faults=DiskFaults(world),
+            now=world.clock(),
+            history=timedelta(seconds=rules.lifetime),
             events=self._events,
         )
         try:
+            self._pickup = MemoryPickup(
+                world.disk, clock=world.clock, monotonic=world.monotonic, chance=world.ids, faults=self._faults
+            )
             attempts = self._attempts(spool, rules)
             relayers = self._relayers(spool, attempts, rules)
             self.manager = manager = self._manager(spool, attempts, relayers, rules)
+            known = await spool.incoming_known()
+            await self._pickup.restore_incoming(known.__contains__)
             attempts.start()
             try:
                 await manager.restore()
+                self.started = True
                 self._events(Lifecycle(state="started"))
                 await self._relay(manager, rules)
             finally:
@@ -83,8 +92,7 @@ class Start:
 
     def abandon(self) -> None:
         """It was killed: what it still holds is dead."""
-        if self.spool is not None:
-            self.spool.abandon()
+        self._ground.abandon()
 
     def operate(self, strike: Strike) -> None:
         """Let an operator do something."""
@@ -116,7 +124,7 @@ class Start:
 
     # the parts
 
-    def _attempts(self, spool: MemorySpool, rules: Rules) -> AttemptManager:
+    def _attempts(self, spool: Spool, rules: Rules) -> AttemptManager:
         return AttemptManager(
             retry_settings(rules),
             HOSTNAME,
@@ -128,7 +136,7 @@ class Start:
             retry_due=lambda at: self.manager and self.manager.retry_due(at),
         )
 
-    def _relayers(self, spool: MemorySpool, attempts: AttemptManager, rules: Rules) -> Relayers:
+    def _relayers(self, spool: Spool, attempts: AttemptManager, rules: Rules) -> Relayers:
         self._router = Router(
             RouteSettings(hostname=HOSTNAME),
             self._world.names,
@@ -150,11 +158,8 @@ class Start:
             new_socket=self._world.network.new_socket,
         )
 
-    def _manager(
-        self, spool: MemorySpool, attempts: AttemptManager, relayers: Relayers, rules: Rules
-    ) -> RelayManager:
+    def _manager(self, spool: Spool, attempts: AttemptManager, relayers: Relayers, rules: Rules) -> RelayManager:
         world = self._world
-        pickup = MemoryPickup(world.directory, world.disk.bodies.get, clock=world.clock, chance=world.ids)
         return RelayManager(
             ManagerSettings(
                 check_interval=timedelta(seconds=rules.check_interval),
@@ -162,7 +167,7 @@ class Start:
                 watchdog=relay_settings(rules).timeouts.longest_silence * 2,
             ),
             scheduler=Scheduler(schedule_settings(rules)),
-            pickup=pickup,
+            pickup=self._pickup,
             spool=spool,
             queue=spool.queue,
             router=self._router,

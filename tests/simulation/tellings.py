@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any, cast
 
 from relayd.mail.events import Accepted, Attempted, Degraded, Event, HeldAfterDeaths, Marked, Notified, Trouble
-from relayd.mail.recipient import Status
 from relayd.observe.counters import Counters
 from relayd.observe.observer import Observer
 from tests.simulation.facts import Facts

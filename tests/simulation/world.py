@@ -8,10 +8,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from relayd.mail.message import new_id
-from tests.simulation.drops import Directory, file_of, payload
+from tests.simulation.disk import Disk
+from tests.simulation.drops import file_of, payload
 from tests.simulation.exchanger import Exchanger
 from tests.simulation.facts import Facts
-from tests.simulation.interim_spool import Disk
 from tests.simulation.limits import Limits
 from tests.simulation.loop import Agenda
 from tests.simulation.names import Names
@@ -32,8 +32,7 @@ class World:
         self.offset = 0.0  # of the wall clock
         self.network = Network(self.agenda, self.facts, random.Random(f"{scenario.seed}/network"))
         self.names = Names(scenario, self.agenda, self.facts)
-        self.directory = Directory()
-        self.disk = Disk(self.directory)
+        self.disk = Disk()
         self.limits = Limits(scenario, self.network, self.facts)
         self.ids = random.Random(f"{scenario.seed}/ids")
         self.chance = random.Random(f"{scenario.seed}/daemon")
@@ -82,7 +81,7 @@ class World:
         self.facts.dropped[drop.identity] = drop
         self.facts.payloads[drop.identity] = payload(drop)
         self.facts.note(self.agenda.now, f"dropped {drop.identity}")
-        self.directory.drop(f"m{drop.number}", file_of(drop))
+        self.disk.drop(f"m{drop.number}", file_of(drop), foreign=drop.foreign)
 
     def _strike(self, strike: Strike) -> None:
         self.facts.injected[strike.what] += 1
