@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass, field
 
+from relayd.mail.errors import QueueError
 from tests.simulation.facts import Broken
 from tests.simulation.loop import Killed, SimulatedLoop, run_on
 from tests.simulation.oracle import judge
@@ -46,7 +47,9 @@ class Run:
         self._steps = 0
         self._starts = 0
         last = max((drop.at for drop in scenario.drops), default=0.0)
-        self._end = max(scenario.calm_at, last) + scenario.rules.lifetime + SLACK
+        set_back = sum(-each.value for each in scenario.strikes if each.what == "jump" and each.value < 0)
+        lives = 2 * scenario.rules.lifetime  # a message's, and that of what is told of its end
+        self._end = max(scenario.calm_at, last) + lives + set_back + SLACK
         self.world.agenda.at(scenario.calm_at, self._look)
 
     def verdict(self) -> Verdict:
@@ -85,6 +88,8 @@ class Run:
             world.facts.note(world.agenda.now, "killed")
             start.abandon()
             loop.abandon()
+        except QueueError:  # relayd exits, and is started again
+            world.facts.injected["start failed"] += 1
         finally:
             self._steps += loop.steps
             for each in loop.unhandled:

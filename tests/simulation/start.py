@@ -18,6 +18,7 @@ from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relay.settings import RelaySettings
 from relayd.relay.timeouts import Timeouts
+from relayd.relay.tls import TlsContexts
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.route.router import Router
 from relayd.route.settings import RouteSettings
@@ -25,11 +26,13 @@ from relayd.schedule.rate import Rate
 from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
 from tests.simulation.drops import HOSTNAME, MemoryPickup
-from tests.simulation.faults import DiskFaults
+from tests.simulation.trouble import DiskFaults
 from tests.simulation.interim_spool import MemorySpool
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import World
+
+_CONTEXTS = TlsContexts()  # reading the system's authorities takes longer than many a run
 
 
 class Start:
@@ -148,6 +151,7 @@ class Start:
             self._world.clock,
             shuffle=self._world.chance.shuffle,
             new_socket=self._world.network.new_socket,
+            contexts=_CONTEXTS,
         )
 
     def _manager(
