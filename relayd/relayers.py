@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import BinaryIO, Protocol
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
@@ -18,8 +19,25 @@ from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Equipment, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.tls import TlsContexts, TlsMemory
-from relayd.spool.bodies import Bodies, MissingBody
-from relayd.spool.notes import Notes
+from relayd.spool.bodies import MissingBody
+
+
+class BodyFiles(Protocol):
+    """The bodies: see relayd/spool/bodies.py."""
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]: ...
+
+    def chunks(self, message_id: str) -> AsyncIterator[bytes]: ...
+
+    def scratch(self) -> BinaryIO: ...
+
+
+class NoteBook(Protocol):
+    """The notes: see relayd/spool/notes.py."""
+
+    def beginning(self, lease: int, message_id: str) -> None: ...
+
+    def ending(self, lease: int, message_id: str) -> None: ...
 
 
 class Relayers:
@@ -65,7 +83,7 @@ class Relayers:
 class BodiesPort:
     """The bodies, as relayers see them."""
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: BodyFiles) -> None:
         self._bodies = bodies
         self.scratch = bodies.scratch
 
@@ -86,7 +104,7 @@ class BodiesPort:
 class InHandPort:
     """The notes, as relayers see them."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: NoteBook) -> None:
         self._notes = notes
 
     def beginning(self, delivery: Delivery) -> None:

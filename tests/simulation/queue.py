@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
@@ -30,43 +30,12 @@ from relayd.spool.notes import Claimed, Noted
 from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
 from tests.simulation import claiming, operating, settling
+from tests.simulation.trouble import Abandoned, Calm, Faults
 from tests.simulation.tables import Tables
 
 T = TypeVar("T")
 
 PAGE = 200  # messages listed at once
-
-
-class Abandoned(BaseException):
-    """A task of a daemon that has crashed goes on all the same."""
-
-
-class Faults(Protocol):
-    """What may happen to a change, or a look, on its way to the disk and back."""
-
-    async def before(self, operation: str) -> None:
-        """Have the turn before it happens.
-
-        Raises:
-            QueueError: then it does not happen.
-        """
-
-    async def after(self, operation: str) -> None:
-        """Have the turn after it has happened.
-
-        Raises:
-            QueueError: then it has happened, and whoever asked for it is not told.
-        """
-
-
-class Calm:
-    """No faults: a turn of the loop before, and one after."""
-
-    async def before(self, operation: str) -> None:
-        await asyncio.sleep(0)
-
-    async def after(self, operation: str) -> None:
-        await asyncio.sleep(0)
 
 
 def _ignore(told: object) -> None:

@@ -1,46 +1,51 @@
-"""What goes wrong with the disk: changes of the queue that are slow, fail, or happen and are not told of."""
+"""What may happen to the queue and the files of a start of the daemon: whoever runs it plugs in a source of faults."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-
-from relayd.mail.errors import QueueError
-from tests.simulation.world import World
-
-HARMLESS = frozenset({"take_over", "unmade", "leave"})  # without these there is no start, and no stop
+from typing import Protocol
 
 
-class DiskFaults:
-    """Of one start; see queue.Faults."""
+class Abandoned(BaseException):
+    """A task of a daemon that has crashed goes on all the same."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        scenario = world.scenario
-        self._chance = random.Random(f"{scenario.seed}/disk/{world.agenda.now}")
-        self._rate = scenario.queue_faults
-        self._ambiguous = scenario.ambiguous
-        self._slow = scenario.slow_disk
-        self._failing = ""  # the operation that will fail once it has happened
+
+class Faults(Protocol):
+    """What may happen to something on its way to the disk and back.
+
+    `operation` is the name of a method of the queue, `sqlite` for a transaction, or of the bodies.
+    """
 
     async def before(self, operation: str) -> None:
-        """See Faults."""
-        await asyncio.sleep(self._chance.random() * self._slow if self._slow else 0)
-        if operation in HARMLESS:
-            return
-        if self._world.agenda.now < self._world.disk_fails_until:
-            self._world.facts.injected["disk full"] += 1
-            raise QueueError("No space left on device")
-        if self._fails(self._rate * (1 - self._ambiguous)):
-            self._world.facts.injected["write failed"] += 1
-            raise QueueError("Input/output error, before")
+        """Have the turn before the queue does something.
+
+        Raises:
+            QueueError: then it does not happen.
+        """
 
     async def after(self, operation: str) -> None:
-        """See Faults."""
-        await asyncio.sleep(self._chance.random() * self._slow if self._slow else 0)
-        if operation not in HARMLESS and self._fails(self._rate * self._ambiguous):
-            self._world.facts.injected["write ambiguous"] += 1
-            raise QueueError("Input/output error, after")
+        """Have the turn after it has happened.
 
-    def _fails(self, rate: float) -> bool:
-        return rate > 0 and not self._world.calm and self._chance.random() < rate
+        Raises:
+            QueueError: then it has happened, and whoever asked for it is not told.
+        """
+
+    def files(self, operation: str) -> None:
+        """Have the turn before something is done with a file.
+
+        Raises:
+            OSError: then it is not done.
+        """
+
+
+class Calm:
+    """No faults: a turn of the loop before, and one after."""
+
+    async def before(self, operation: str) -> None:
+        await asyncio.sleep(0)
+
+    async def after(self, operation: str) -> None:
+        await asyncio.sleep(0)
+
+    def files(self, operation: str) -> None:
+        return
