@@ -26,7 +26,7 @@ from relayd.schedule.rate import Rate
 from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
 from tests.simulation.drops import HOSTNAME, MemoryPickup
-from tests.simulation.io_errors import DiskFaults
+from tests.simulation.faults import DiskFaults
 from tests.simulation.interim_spool import MemorySpool
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
