@@ -43,6 +43,7 @@ class _Drawing:
         chance = self._chance
         sites = tuple(self._site(number) for number in range(chance.randint(1, 5)))
         domains = self._domains(len(sites))
+        sites += tuple(self._site(each.site, each.name) for each in domains if each.nature == "implicit")
         rules = self._rules()
         self._in_one_piece = rules.small_body > 100_000  # what streams would be re-encoded by a process of its own
         scenario = Scenario(
@@ -95,16 +96,17 @@ class _Drawing:
             timeouts=chance.choice((1.0, 1.0, 0.1)),
         )
 
-    def _site(self, number: int) -> tuple[HostPlan, ...]:
+    def _site(self, number: int, name: str = "") -> tuple[HostPlan, ...]:
         chance = self._chance
+        count = 1 if name else chance.choices((1, 2, 3), (6, 3, 1))[0]
         return tuple(
             HostPlan(
-                name=f"mx{number}-{each}.test",
+                name=name or f"mx{number}-{each}.test",
                 addresses=self._addresses(number, each),
                 preference=chance.choice((10, 10, 20)),
                 temper=self._temper(),
             )
-            for each in range(chance.choices((1, 2, 3), (6, 3, 1))[0])
+            for each in range(count)
         )
 
     def _addresses(self, number: int, host: int) -> tuple[str, ...]:
@@ -151,7 +153,7 @@ class _Drawing:
         usual = [Domain(name=f"d{number}.test", site=number % sites) for number in range(sites + chance.randint(0, 3))]
         for nature in ("implicit", "null", "nxdomain", "nodata", "servfail"):
             if chance.random() < 0.12:
-                usual.append(Domain(name=f"{nature}.test", site=0, nature=nature))
+                usual.append(Domain(name=f"{nature}.test", site=sites if nature == "implicit" else 0, nature=nature))
         return tuple(usual)
 
     def _drops(self, domains: tuple[Domain, ...]) -> tuple[Drop, ...]:

@@ -8,10 +8,12 @@ connections, greetings, sessions and engines, the reading of what is dropped.  A
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
+from relayd.mail.errors import QueueError
 from relayd.mail.events import Event, Lifecycle
 from relayd.manager import ManagerSettings, RelayManager
 from relayd.plugs import LedgerPort, NotificationsPort
@@ -103,16 +105,17 @@ class Start:
         if not known:
             return
         chosen = [known[int(strike.value) % len(known)]]
-        match strike.what:
-            case "hold":
-                await queue.hold(chosen)
-            case "release":
-                await queue.release([each for each in known if tables.messages[each].held])
-            case "retry":
-                await queue.retry(known, self._world.clock())
-            case _:
-                await queue.remove(chosen, self._world.clock())
-        await self.manager.operator_changed_queue()
+        with suppress(QueueError):  # which the operator is told of
+            match strike.what:
+                case "hold":
+                    await queue.hold(chosen)
+                case "release":
+                    await queue.release([each for each in known if tables.messages[each].held])
+                case "retry":
+                    await queue.retry(known, self._world.clock())
+                case _:
+                    await queue.remove(chosen, self._world.clock())
+            await self.manager.operator_changed_queue()
 
     def _events(self, event: Event) -> None:
         self._tellings(event)
