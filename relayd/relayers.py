@@ -51,13 +51,14 @@ class Relayers:
         *,
         shuffle: Shuffle = random.shuffle,
         new_socket: NewSocket = tcp_socket,
+        contexts: TlsContexts | None = None,
     ) -> None:
         self._equipment = Equipment(
             settings=settings,
             ports=ports,
             hosts=HostMemory(settings.host_memory),
             tls=TlsMemory(settings.tls_memory),
-            contexts=TlsContexts(),
+            contexts=contexts or TlsContexts(),
             partings=Partings(settings.timeouts.quit),
             plans=PlanMemory(settings.plan_memory),
             recaster=Recaster(),

@@ -145,12 +145,12 @@ class Conversation:
     def _look_at_clock(self) -> None:
         if self._over:
             return
-        now = self._exchanger.agenda.now
-        silent = now - self._heard_at
-        if silent >= IDLE:
-            self._say("421 4.4.2 timeout|close")
+        agenda = self._exchanger.agenda
+        over_at = max(self._heard_at, self._connection.said_at) + IDLE
+        if agenda.now >= over_at:
+            self._say("|close" if self._stalled else "421 4.4.2 timeout|close")
         else:
-            self._exchanger.agenda.after(IDLE - silent, self._look_at_clock)
+            agenda.at(over_at, self._look_at_clock)
 
     def _end(self) -> None:
         self._over = True

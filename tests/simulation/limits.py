@@ -28,10 +28,14 @@ class Limits:
         at_site.add(connection.number)
         self.most_open = max(self.most_open, len(self._open))
         if len(self._open) > self._rules.max_connections:
-            self._facts.breach(f"{len(self._open)} connections are open, of {self._rules.max_connections}")
+            self._facts.breach(f"{_named(self._open)} are open, of {self._rules.max_connections}")
         if len(at_site) > self._rules.per_site:
-            self._facts.breach(f"{len(at_site)} connections to one site, of {self._rules.per_site}")
+            self._facts.breach(f"{_named(at_site)} are open to one site, of {self._rules.per_site}")
 
     def _closed(self, connection: Connection) -> None:
         self._open.discard(connection.number)
         self._open_at[self._site_of[connection.address]].discard(connection.number)
+
+
+def _named(connections: set[int]) -> str:
+    return f"{len(connections)} connections ({', '.join(f'c{each}' for each in sorted(connections)[-5:])})"

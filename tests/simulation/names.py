@@ -41,8 +41,6 @@ class Names:
         domain = self._domains.get(name)
         if domain is None or domain.nature == "nxdomain":
             return NoName(self._ttl())
-        if domain.nature == "implicit":
-            return self._found(self._sites[domain.site][0].addresses, kind)
         return NoData(self._ttl())
 
     def _mx(self, domain: Domain | None) -> LookUp[Exchanger]:

@@ -71,8 +71,7 @@ class Connection:
         self.transport: MemoryTransport | None = None
         self.watcher: Callable[[], None] | None = None
         self.low_water = 1
-        self.replies_heard = 0  # octets that were handed to the daemon
-        self._up_at = self._down_at = 0.0
+        self._up_at = self.said_at = 0.0
         self._up = self._down = 0  # octets that passed
 
     # from the client
@@ -143,21 +142,21 @@ class Connection:
     def reply(self, octets: bytes, delay: float) -> None:
         """Octets leave the server after a delay; replies stay in order."""
         agenda = self.network.agenda
-        self._down_at = max(self._down_at, agenda.now + delay + self.host.latency)
+        self.said_at = max(self.said_at, agenda.now + delay + self.host.latency)
         if len(octets) > 1 and self.chance.random() < 0.05:
             at = self.chance.randrange(1, len(octets))
-            agenda.at(self._down_at, self._come, octets[:at])
-            agenda.at(self._down_at + self.chance.random(), self._come, octets[at:])
-            self._down_at += 1.0
+            agenda.at(self.said_at, self._come, octets[:at])
+            agenda.at(self.said_at + self.chance.random(), self._come, octets[at:])
+            self.said_at += 1.0
             return
-        agenda.at(self._down_at, self._come, octets)
+        agenda.at(self.said_at, self._come, octets)
 
     def hang_up(self, how: str, delay: float = 0.0) -> None:
         """The server closes ("fin") or resets ("rst"), after what it has said."""
         self.serving = False
         agenda = self.network.agenda
-        self._down_at = max(self._down_at, agenda.now + delay + self.host.latency)
-        agenda.at(self._down_at, self._end, how)
+        self.said_at = max(self.said_at, agenda.now + delay + self.host.latency)
+        agenda.at(self.said_at, self._end, how)
 
     def _come(self, octets: bytes) -> None:
         if not self.open or self.hushed or self.ended:
@@ -390,7 +389,6 @@ class MemoryTransport(asyncio.Transport):
     def receive(self, octets: bytes) -> None:
         """Octets came."""
         if not self._closing:
-            self._connection.replies_heard += len(octets)
             self._protocol.data_received(octets)
 
     def end(self, how: str) -> None:

@@ -47,7 +47,9 @@ class Run:
         self._steps = 0
         self._starts = 0
         last = max((drop.at for drop in scenario.drops), default=0.0)
-        self._end = max(scenario.calm_at, last) + scenario.rules.lifetime + SLACK
+        set_back = sum(-each.value for each in scenario.strikes if each.what == "jump" and each.value < 0)
+        lives = 2 * scenario.rules.lifetime  # a message's, and that of what is told of its end
+        self._end = max(scenario.calm_at, last) + lives + set_back + SLACK
         self.world.agenda.at(scenario.calm_at, self._look)
 
     def verdict(self) -> Verdict:

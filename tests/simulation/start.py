@@ -8,16 +8,19 @@ connections, greetings, sessions and engines, the reading of what is dropped.  A
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
+from relayd.mail.errors import QueueError
 from relayd.mail.events import Event, Lifecycle
 from relayd.manager import ManagerSettings, RelayManager
 from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relay.settings import RelaySettings
 from relayd.relay.timeouts import Timeouts
+from relayd.relay.tls import TlsContexts
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.route.router import Router
 from relayd.route.settings import RouteSettings
@@ -31,6 +34,8 @@ from tests.simulation.ground import MemoryGround
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import World
+
+_CONTEXTS = TlsContexts()  # reading the system's authorities takes longer than many a run
 
 
 class Start:
@@ -108,16 +113,17 @@ class Start:
         if not known:
             return
         chosen = [known[int(strike.value) % len(known)]]
-        match strike.what:
-            case "hold":
-                await queue.hold(chosen)
-            case "release":
-                await queue.release([each for each in known if tables.messages[each].held])
-            case "retry":
-                await queue.retry(known, self._world.clock())
-            case _:
-                await queue.remove(chosen, self._world.clock())
-        await self.manager.operator_changed_queue()
+        with suppress(QueueError):  # which the operator is told of
+            match strike.what:
+                case "hold":
+                    await queue.hold(chosen)
+                case "release":
+                    await queue.release([each for each in known if tables.messages[each].held])
+                case "retry":
+                    await queue.retry(known, self._world.clock())
+                case _:
+                    await queue.remove(chosen, self._world.clock())
+            await self.manager.operator_changed_queue()
 
     def _events(self, event: Event) -> None:
         self._tellings(event)
@@ -156,6 +162,7 @@ class Start:
             self._world.clock,
             shuffle=self._world.chance.shuffle,
             new_socket=self._world.network.new_socket,
+            contexts=_CONTEXTS,
         )
 
     def _manager(self, spool: Spool, attempts: AttemptManager, relayers: Relayers, rules: Rules) -> RelayManager:

@@ -11,12 +11,12 @@ from relayd.mail.message import new_id
 from tests.simulation.disk import Disk
 from tests.simulation.drops import file_of, payload
 from tests.simulation.exchanger import Exchanger
-from tests.simulation.facts import Facts
+from tests.simulation.facts import Facts, Take
 from tests.simulation.limits import Limits
 from tests.simulation.loop import Agenda
 from tests.simulation.names import Names
 from tests.simulation.network import Network
-from tests.simulation.scenario import Drop, Scenario, Strike
+from tests.simulation.scenario import Drop, HostPlan, Scenario, Strike
 
 EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 FOREVER = 3.0e8  # seconds
@@ -38,6 +38,7 @@ class World:
         self.chance = random.Random(f"{scenario.seed}/daemon")
         self.disk_fails_until = 0.0
         self.struck: Callable[[Strike], None] = lambda strike: None
+        self.facts.marked = self._marked
         self.exchangers = [self._exchanger(host) for site in scenario.sites for host in site]
         for drop in scenario.drops:
             self.agenda.at(drop.at, self._drop, drop)
@@ -61,10 +62,17 @@ class World:
         """Whether faults have stopped."""
         return self.agenda.now >= self.scenario.calm_at
 
-    def _exchanger(self, host: object) -> Exchanger:
-        from tests.simulation.scenario import HostPlan
+    def _marked(self, take: Take) -> bool:
+        tables = self.disk.tables
+        if message := tables.messages.get(take.queue_id):
+            recipients = [row.recipient for row in message.rows]
+        elif past := tables.history.get(take.queue_id):
+            recipients = list(past.row.recipients)
+        else:
+            return False
+        return any(each.possible_duplicate for each in recipients if str(each.address) == take.address)
 
-        assert isinstance(host, HostPlan)
+    def _exchanger(self, host: HostPlan) -> Exchanger:
         exchanger = Exchanger(
             host.name,
             host.temper,
