@@ -121,6 +121,7 @@ class RelayManager:
             events=events,
             over=self.wake,
             busy=lambda: bool(self._relaying),
+            monotonic=monotonic,
         )
         self.answers = Answers(
             owner=spool.owner,

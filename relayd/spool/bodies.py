@@ -46,6 +46,10 @@ class Bodies:
         """Return where a body is."""
         return self._root / message_id[-2:] / message_id
 
+    def exists(self, message_id: str) -> bool:
+        """Whether a body is there."""
+        return self.path(message_id).exists()
+
     def _name(self, message_id: str) -> str:
         return f"{self._root}/{message_id[-2:]}/{message_id}"
 
