@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench fuzz lock clean
+.PHONY: demo test check run format lint types tests many bench fuzz lock hostile clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -46,6 +46,11 @@ tests: $(VENV)/dev
 
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
+
+# With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
+hostile: $(VENV)/dev
+	RELAYD_RECIPIENTS=100000 RELAYD_SLOW_WRITERS=60 RELAYD_SMUGGLING=all RELAYD_REPLACEMENTS=20000 \
+		$(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million

@@ -1,4 +1,4 @@
-"""FAULTS.md, "SMTP smuggling & injection", S3, S4 and S6: values that want to become commands, parts, or lines."""
+"""FAULTS.md, "SMTP smuggling & injection", S3 to S6: values that want to become commands, parts, or lines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Container
 from email import policy
 from email.message import EmailMessage
 from itertools import chain
+
+import pytest
 
 from tests.faults.kit import rounds, told, unwell
 from tests.submission.test_envelope import injections
@@ -202,3 +204,12 @@ def test_any_name_of_a_file_is_taken_or_rejected_and_only_told_of(world: World) 
     names = os.listdir(os.fsencode(world.spool / "rejected"))
     assert len(names) == 2 * len(NAMES)
     assert all(any((b"j" + name)[:200] in rejected for rejected in names) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["a\nb.example", "a b.example", "localhost", "b\u00fccher.example"])
+def test_a_name_that_is_none_keeps_the_daemon_from_starting(world: World, name: str) -> None:
+    """S5: it would go into EHLO, Received and notifications; the key and the line are told, on one line."""
+    world.configure(relay={"hostname": name})
+    with world.daemon() as daemon:
+        assert daemon.wait() == 78
+        assert re.fullmatch(r"relayd: \S+config\.toml:2: relay\.hostname: .+", daemon.log)
