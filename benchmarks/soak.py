@@ -31,7 +31,7 @@ from pathlib import Path
 
 from benchmarks import fill
 from benchmarks.daemon import Settings
-from benchmarks.scratch import run
+from benchmarks.scratch import mounted, run
 from benchmarks.soaking import names, server
 from benchmarks.soaking.beside import beside, noting
 from benchmarks.soaking.happenings import Happening, happenings
@@ -40,6 +40,7 @@ from benchmarks.soaking.keeper import Keeper
 from benchmarks.soaking.ledger import Ledger
 from benchmarks.soaking.operator import Operator
 from benchmarks.soaking.plan import Plan
+from benchmarks.soaking.priority import go_first
 from benchmarks.soaking.producer import produce
 from benchmarks.soaking.samples import Sample, sample
 from benchmarks.soaking.shared import Shared
@@ -63,6 +64,7 @@ class Soak:
     tables: Settings
     dropped: Synchronized[int]
     directory: Path
+    spool: Path
     samples: list[Sample] = field(default_factory=list)
     reloads: int = 0
 
@@ -108,8 +110,10 @@ def main() -> None:
     directory = Path(words.directory or f"/var/tmp/relayd-soak-{os.getpid()}")
     directory.mkdir(parents=True)
     print(f"seed {words.seed}; {directory}", flush=True)
+    go_first(os.getpid())
     with ExitStack() as stack:
-        soak, producer = _set_up(stack, directory, words)
+        room = stack.enter_context(mounted(directory)) if words.fresh else directory
+        soak, producer = _set_up(stack, directory, room / "spool", words)
         late = _run(soak, producer, words)
         _drain(soak)
     print(f"the producer was behind its schedule by {late:.1f} s at most")
@@ -133,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--history", default="20m", help="relay.history")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--directory", help="where all of it happens; a new one in /var/tmp unless given")
+    parser.add_argument("--fresh", action="store_true", help="the spool on a file system of its own: scratch.py")
     parser.add_argument("--keep", action="store_true", help="keep the directory")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
     words = parser.parse_args()
@@ -141,9 +146,9 @@ def _arguments() -> argparse.Namespace:
     return words
 
 
-def _set_up(stack: ExitStack, directory: Path, words: argparse.Namespace) -> tuple[Soak, Connection]:
+def _set_up(stack: ExitStack, directory: Path, spool: Path, words: argparse.Namespace) -> tuple[Soak, Connection]:
     """Start all that runs beside relayd, and then relayd; processes before threads."""
-    spool, messages = directory / "spool", round(words.rate * words.seconds)
+    messages = round(words.rate * words.seconds)
     fill.prepare(spool)
     plan = Plan(seed=words.seed, domains=words.domains, sites=words.sites)
     shared = Shared(plan=plan, began=time.monotonic(), calm=multiprocessing.Value("i", 0))
@@ -167,6 +172,7 @@ def _set_up(stack: ExitStack, directory: Path, words: argparse.Namespace) -> tup
         tables=tables,
         dropped=dropped,
         directory=directory,
+        spool=spool,
     )
     return soak, producer
 
@@ -210,7 +216,7 @@ def _drain(soak: Soak) -> None:
         soak.look()
         soak.history.read()
         held = {str(each["id"]): each for each in soak.operator.listed() if each["held"]}
-        if soak.history.waiting() == len(held) and not any((soak.directory / "spool/new").iterdir()):
+        if soak.history.waiting() == len(held) and not any((soak.spool / "new").iterdir()):
             break
         time.sleep(AGAIN)
     if code := soak.keeper.stop():

@@ -6,13 +6,12 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 from benchmarks.soaking.ledger import Ledger
 from benchmarks.soaking.shared import NOTE
 
-NICE = -5  # another machine's work
 READ = 4096 * NOTE.size
 
 
@@ -23,8 +22,6 @@ def beside(target: Callable[..., None], *words: object) -> Iterator[Connection]:
     process = multiprocessing.get_context("fork").Process(target=target, args=(theirs, *words), daemon=True)
     process.start()
     theirs.close()
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, process.pid or 0, NICE)
     try:
         yield ours
     finally:

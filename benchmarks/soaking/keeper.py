@@ -19,11 +19,11 @@ from typing import Self
 from benchmarks.daemon import ROOT, Settings, toml
 from benchmarks.processes import family
 from benchmarks.soaking.ledger import Ledger
+from benchmarks.soaking.priority import go_first
 
 RESTART = 1.0  # seconds, as in systemd/relayd.service
 STOP = 180.0  # seconds
 READ = 1 << 18  # octets
-NICE = -5  # before what else runs here
 
 _EVENT = re.compile(rb"event=([\w-]+)")
 _STATUS = re.compile(rb" status=(\w+)")
@@ -71,7 +71,7 @@ class Keeper:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        os.setpriority(os.PRIO_PROCESS, self.pid, NICE)
+        go_first(self.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
