@@ -151,6 +151,16 @@ class Bodies:
                 _sync_directory(self._root)
         self._durable |= made
 
+    @staticmethod
+    def sync_directories(directories: Iterable[Path]) -> None:
+        """Make durable which names are in directories.
+
+        Raises:
+            OSError: nobody knows which are on the disk.
+        """
+        for directory in directories:
+            _sync_directory(directory)
+
     def _sync_each(self, message_ids: Sequence[str], sources: Iterable[Path]) -> None:
         for message_id in message_ids:
             descriptor = os.open(self._name(message_id), os.O_RDONLY | os.O_CLOEXEC)
@@ -159,8 +169,7 @@ class Bodies:
             finally:
                 os.close(descriptor)
         directories = {self.path(message_id).parent for message_id in message_ids}
-        for directory in directories.union(sources):
-            _sync_directory(directory)
+        self.sync_directories(directories.union(sources))
 
     def unlink(self, message_ids: Iterable[str]) -> list[str]:
         """Unlink bodies; return the ids of those that are gone now."""
