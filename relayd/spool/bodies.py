@@ -169,8 +169,7 @@ class Bodies:
             finally:
                 os.close(descriptor)
         directories = {self.path(message_id).parent for message_id in message_ids}
-        for directory in directories.union(sources):
-            _sync_directory(directory)
+        sync_directories(directories.union(sources))
 
     def unlink(self, message_ids: Iterable[str]) -> list[str]:
         """Unlink bodies; return the ids of those that are gone now."""
@@ -260,6 +259,16 @@ def _sync_directory(directory: Path) -> None:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_directories(directories: Iterable[Path]) -> None:
+    """Make durable which names are in directories.
+
+    Raises:
+        OSError: nobody knows which are on the disk.
+    """
+    for directory in directories:
+        _sync_directory(directory)
 
 
 def sync_file_system(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Events
 from relayd.spool import notes as noting
-from relayd.spool.bodies import Bodies, sync_file_system
+from relayd.spool.bodies import Bodies, sync_directories, sync_file_system
 from relayd.spool.lock import Lock
 from relayd.spool.notes import Claimed, Noted, Notes
 from relayd.spool.recovery import NAME, lost, set_aside
@@ -72,6 +72,9 @@ class Disk:
 
     def sync_all(self) -> None:
         sync_file_system(self.root)
+
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        sync_directories(directories)
 
     def incoming(self) -> list[str]:
         return [*os.listdir(self.root / "queue" / "incoming"), *_claimed_far(self.root)]

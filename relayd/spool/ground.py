@@ -154,6 +154,13 @@ class Ground(Protocol):
     def sync_all(self) -> None:
         """Write out all that is dirty."""
 
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        """Make durable which names are in directories.
+
+        Raises:
+            OSError: nobody knows which are on the disk.
+        """
+
     def incoming(self) -> list[str]:
         """Return the names of the files that were being taken in by way of a copy, and of the copies."""
 

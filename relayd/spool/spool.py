@@ -3,6 +3,7 @@
 docs/spool.md has the table of a message's states on disk.  What the reader must not break:
 
     A row is committed only after its body is durable under its final name.
+    A copy gets its final name only after it is durable that its original has left the drop directory.
     A producer's own file is unlinked only after the row of our copy is durable.
     A body is unlinked only after its history row is durable, and that dropped only after the unlinking is.
     Whatever a crash leaves is either adopted or cleaned up at the next start, never both.
@@ -22,6 +23,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
+from relayd.spool.bodies import sync_directories
 from relayd.spool.disk import Disk
 from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
@@ -161,6 +163,12 @@ class Spool:
     def _place(self, submissions: Sequence[Submission]) -> None:
         failure = self._rewrite()
         placed: list[Submission] = []
+        copies = [each for each in submissions if each.original]
+        try:
+            self._sync_claims(copies)
+        except OSError as error:
+            failure, self._unplaced = error, copies
+            submissions = [each for each in submissions if not each.original]
         for submission in submissions:
             try:
                 if self.bodies.place(submission.path, submission.identity, submission.message.id):
@@ -177,6 +185,13 @@ class Spool:
             failure = self._sync(placed) or failure
         if failure and not self._uncommitted:
             raise QueueError(f"{self.root}: {failure}") from failure
+
+    def _sync_claims(self, copies: Sequence[Submission]) -> None:
+        """Make durable that the files which we copied are out of the drop directory: a power cut must not bring one
+        back and leave its copy in its place."""
+        if copies:
+            parents = {each.path.parent for each in copies}
+            self._ground.sync_directories({self.root / "new", self.root, *parents})
 
     def _sync(self, placed: list[Submission]) -> OSError | None:
         try:
@@ -295,10 +310,15 @@ class Spool:
 
 
 def make_directories(root: Path) -> None:
-    """Create what is missing of a spool; modes that somebody chose otherwise are left alone."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone."""
+    made = set()
+    if not root.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        made.add(root.parent)
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:
             with suppress(FileExistsError):
                 (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
+                made.add((root / name).parent)
+    sync_directories(made)

@@ -27,6 +27,7 @@ RECOVERY = 60.0  # seconds in which all has to be well again
 STORM = 200  # failed calls a second, or lines of the log: more would be a loop without a rest
 TOLD = r"event=(degraded|trouble|left)|status=deferred dsn=4\.(3\.|4\.3)|Too many open files"
 UNTOLD = {"unlink"}  # what is left of a file that was copied is unlinked at the next start
+HARMLESS = {"spool/queue", "spool/queue/incoming"}  # to make what is there
 WAKING = "anon_inode:[eventfd]"  # threads wake the loop by it; libuv ends the process where that fails
 
 # What fails, in which thread, and how: disks, quotas and tables of open files do all of these.
@@ -77,7 +78,7 @@ def run(ground: Ground, failure: Failure) -> dict[str, Any]:
     story = STORIES[failure.story]()
     began = time.monotonic()
     with ground.site(failure.processes) as site:
-        found: dict[str, Any] = {"fired": 0, "at": "", "told": False, "lines": 0}
+        found: dict[str, Any] = {"fired": 0, "at": {}, "told": False, "lines": 0}
         verdict = Verdict()
         try:
             found |= _failed(site, story, failure)
@@ -101,11 +102,11 @@ def _failed(site: Site, story: Story, failure: Failure) -> dict[str, Any]:
             for letter in story.letters:
                 site.drop(letter)
             if failure.lasting:
-                _wait(daemon, lambda: bool(strace.injected) or is_told(site, daemon, story), "a failed call")
+                _wait(daemon, lambda: bool(strace.injected) or is_told(site, daemon.log, story), "a failed call")
                 time.sleep(LASTING)  # the time itself is the stimulus
                 strace.detach()
             lines = len(daemon.lines)
-            _wait(daemon, lambda: is_told(site, daemon, story), "the end of the story")
+            _wait(daemon, lambda: is_told(site, daemon.log, story), "the end of the story")
             daemon.terminate()
             _wait(daemon, lambda: not daemon.running, "the end of relayd")
         at = Counter(place for line in strace.lines if (place := _place(line)))
@@ -123,7 +124,8 @@ def _place(line: str) -> str:
     """Return on what a call failed, "" if it did not."""
     if "(INJECTED)" not in line:
         return ""
-    return named(line).partition(" ")[2]
+    name, _, paths = named(line).partition(" ")
+    return paths or name
 
 
 def _wrong(failure: Failure, found: dict[str, Any], verdict: Verdict) -> Iterator[str]:
@@ -133,5 +135,6 @@ def _wrong(failure: Failure, found: dict[str, Any], verdict: Verdict) -> Iterato
         yield f"{found['fired']} failed calls in {LASTING} s"
     if failure.lasting and found["lines"] > STORM * LASTING:
         yield f"{found['lines']} lines of the log in {LASTING} s"
-    if failure.lasting and found["fired"] and not found["told"] and failure.call not in UNTOLD:
+    harmed = found["at"].keys() - HARMLESS - {WAKING}
+    if failure.lasting and harmed and not found["told"] and failure.call not in UNTOLD:
         yield "nothing in the log tells of the trouble"

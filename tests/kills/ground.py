@@ -26,6 +26,7 @@ class Witness:
     def __init__(self) -> None:
         self.ended: defaultdict[str, Counter[str]] = defaultdict(Counter)  # whose end of data came
         self.taken: defaultdict[str, list[Envelope]] = defaultdict(list)
+        self.answers: list[tuple[tuple[str, ...], bool]] = []  # to ends of data, in order: for whom, whether taken
         self._seen: Counter[str] = Counter()
 
     def on_rcpt(self, envelope: Envelope, address: str) -> str:
@@ -41,7 +42,9 @@ class Witness:
         """Answer the end of a message."""
         name = envelope.rcpt_tos[0].split("@")[0].split(".")[1]
         self.ended[name].update(envelope.rcpt_tos)
-        if envelope.rcpt_tos[0].startswith("later") and self.ended[name].total() == 1:
+        taken = not envelope.rcpt_tos[0].startswith("later") or self.ended[name].total() > 1
+        self.answers.append((tuple(envelope.rcpt_tos), taken))
+        if not taken:
             return "451 4.3.0 not yet"
         self.taken[name].append(envelope)
         return "250 2.0.0 taken"
@@ -114,10 +117,13 @@ class Site:
         self.log = directory / "log"
         self.drained = directory / "drained.log"
 
+    def configured(self) -> Path:
+        """Write the daemon's configuration; return where it is."""
+        return self.ground.configure(self, "config.toml")
+
     def daemon(self) -> Daemon:
         """Start the daemon."""
-        config = self.ground.configure(self, "config.toml")
-        return self.ground.nursery.daemon(config, log=self.log)
+        return self.ground.nursery.daemon(self.configured(), log=self.log)
 
     def drain(self) -> Daemon:
         """Start `relayd --once`."""

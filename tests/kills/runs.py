@@ -82,14 +82,13 @@ def play(site: Site, daemon: Daemon, story: Story) -> None:
     """Drop the story's letters and wait until all is done, and the daemon has ended in order; or until it died."""
     for letter in story.letters:
         site.drop(letter)
-    wait_until(lambda: not daemon.running or is_told(site, daemon, story), f"the end of the story; {daemon.log}")
+    wait_until(lambda: not daemon.running or is_told(site, daemon.log, story), f"the end of the story; {daemon.log}")
     daemon.terminate()
     wait_until(lambda: not daemon.running, "the end of relayd")
 
 
-def is_told(site: Site, daemon: Daemon, story: Story) -> bool:
-    """Whether a story has come to its end, and what was finished of it is gone."""
-    log = daemon.log
+def is_told(site: Site, log: str, story: Story) -> bool:
+    """Whether a story has come to its end, as the log tells, and what was finished of it is gone."""
     final = re.findall(r"r=(\S+) status=(?:delivered|failed)", log)
     accepted = re.findall(r"event=accepted .* file=([0-9a-f]{32})\b", log)
     if len(set(accepted)) < len(story.letters) or len({each for each in final if "from." not in each}) < story.final:

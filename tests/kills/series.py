@@ -16,11 +16,12 @@ from tests.kills.failures import TROUBLES, Failure
 from tests.kills.ground import Ground
 from tests.kills.runs import Kill, profile
 from tests.kills.stories import STORIES
-from tests.kills.strace import POOL
+from tests.kills.strace import POOL, WORKER
 
 ENOUGH = 2
 ROUNDS = 3
 DECISIVE = {"rename", "unlink", "fsync", "fdatasync", "syncfs"}
+WITH_WORKERS = {WORKER, "main", "commits"}  # what is otherwise with workers; their bodies and rows are the daemon's
 LATER = "later"  # threads that were born while strace was there: they are of the pool, whose first ones are followed
 ONCE = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 130, 160, 200)  # which calls fail
 LASTING = (1, 4, 12, 30)  # from which call on they fail
@@ -65,6 +66,8 @@ def kills(ground: Ground, processes: int, calls: Collection[str]) -> Iterator[Ki
     """Yield what there is to sweep: of each story the calls that its threads make."""
     for story in STORIES:
         made = {(role, call) for role, call in profile(ground, story, processes) if not calls or call in calls}
+        if processes:
+            made = {each for each in made if each[0] in WITH_WORKERS and each[1] != "pwrite64"}
         made |= {(POOL, call) for role, call in made if role.startswith(POOL)}
         for role, call in sorted(made):
             if role != LATER:

@@ -63,9 +63,10 @@ class Story:
         return frozenset(each.name for each in self.letters)
 
 
-def _letter(
+def letter(
     *kinds: str, domain: str = MAIL, own: bool = True, null: bool = False, notify: str = "", number: int = 0
 ) -> Letter:
+    """Return a letter to recipients of these kinds, or at other domains than `domain`."""
     name = uuid.uuid4().hex
     addresses = (kind if "@" in kind else f"{kind}@{domain}" for kind in kinds)
     recipients = tuple(address.replace("@", f".{name}@", 1) for address in addresses)
@@ -75,34 +76,34 @@ def _letter(
 
 def accept() -> Story:
     """Files of our own user and of others are accepted; they wait, since nobody listens where they go."""
-    letters = tuple(_letter("ok0", "ok1", domain=DEAD, own=own) for own in (True, False, True, False))
+    letters = tuple(letter("ok0", "ok1", domain=DEAD, own=own) for own in (True, False, True, False))
     return Story(name="accept", letters=letters, ends=False)
 
 
 def many() -> Story:
     """More files than are synced one by one, then delivered."""
-    return Story(name="many", letters=tuple(_letter("ok0", own=number % 2 > 0) for number in range(6)))
+    return Story(name="many", letters=tuple(letter("ok0", own=number % 2 > 0) for number in range(6)))
 
 
 def deliver() -> Story:
     """Delivered at once, to two sites."""
     letters = (
-        _letter("ok0", "ok1"),
-        _letter("ok0", f"ok1@{OTHER}", own=False),
-        _letter("ok0", notify=" NOTIFY=SUCCESS"),
+        letter("ok0", "ok1"),
+        letter("ok0", f"ok1@{OTHER}", own=False),
+        letter("ok0", notify=" NOTIFY=SUCCESS"),
     )
     return Story(name="deliver", letters=letters)
 
 
 def defer() -> Story:
     """Deferred once, by recipient or at the end of the message, then delivered."""
-    letters = (_letter("late0", "ok1"), _letter("late0", own=False), _letter("later0", domain=OTHER))
+    letters = (letter("late0", "ok1"), letter("late0", own=False), letter("later0", domain=OTHER))
     return Story(name="defer", letters=letters)
 
 
 def bounce() -> Story:
     """Refused: the sender is told, but for <>."""
-    letters = (_letter("no0", "ok1"), _letter("no0", "no1", own=False), _letter("no0", null=True))
+    letters = (letter("no0", "ok1"), letter("no0", "no1", own=False), letter("no0", null=True))
     return Story(name="bounce", letters=letters)
 
 

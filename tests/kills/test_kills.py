@@ -115,7 +115,7 @@ def told(ground: Ground) -> Iterator[tuple[Site, Story]]:
             daemon.ready()
             for letter in story.letters:
                 site.drop(letter)
-            wait_until(lambda: is_told(site, daemon, story), "the end of the story")
+            wait_until(lambda: is_told(site, daemon.log, story), "the end of the story")
             daemon.terminate()
             daemon.wait()
         drain(site)

@@ -266,6 +266,9 @@ class MemoryGround:
     def sync_all(self) -> None:
         self._life.disk("sync").files.sync_all()
 
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        self._life.disk("sync").files.sync((), map(str, directories))
+
     def incoming(self) -> list[str]:
         return list(self._life.disk("incoming").files.names(INCOMING))
 
