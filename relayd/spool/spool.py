@@ -24,7 +24,7 @@ from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
 from relayd.spool import notes as noting
 from relayd.spool.bodies import Bodies, sync_file_system
-from relayd.spool.lock import Lock
+from relayd.spool.lock import Lock, last_held
 from relayd.spool.notes import Notes
 from relayd.spool.recovery import NAME, lost, set_aside
 from relayd.spool.sqlite import SqliteQueue
@@ -42,7 +42,8 @@ PRIVATE_MODE = 0o700
 
 
 class Spool:
-    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases."""
+    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases; `away` is for
+    how long nobody had the spool before it, negative if the clock was set back."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Spool:
         notes: Notes,
         taken_over: TakenOver,
         history: timedelta,
+        away: timedelta,
     ) -> None:
         self.root = root
         self.owner = owner
@@ -60,6 +62,7 @@ class Spool:
         self.bodies = Bodies(root / "queue")
         self.notes = notes
         self.taken_over = taken_over
+        self.away = away
         self._lock = lock
         self._history = history
         self._accepting = asyncio.Lock()
@@ -80,6 +83,7 @@ class Spool:
             OSError: a directory cannot be made or written.
         """
         make_directories(root)
+        held = last_held(root / "lock") or now
         lock = await _locked(root / "lock")
         owner = new_id(now)
         queue: SqliteQueue | None = None
@@ -110,7 +114,7 @@ class Spool:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(root, lock, owner, queue, notes, taken_over, history)
+        return cls(root, lock, owner, queue, notes, taken_over, history, now - held)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""
@@ -233,8 +237,9 @@ class Spool:
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
-        if self._forget_at is None or now >= self._forget_at:
+        if self._forget_at is None or not now < self._forget_at <= now + FORGET_INTERVAL:  # a clock may be set
             self._forget_at = now + FORGET_INTERVAL
+            self._lock.touch()
             await self._forget(now - self._history)
 
     async def _forget(self, finished_before: datetime) -> None:
