@@ -16,7 +16,7 @@ from relayd.explanation import Standing, of_route, of_site, written
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
-from relayd.ports import Router
+from relayd.ports import Attempts, Router
 from relayd.routes import Routes, unresolved
 from relayd.schedule.scheduler import Scheduler
 
@@ -36,6 +36,7 @@ class Answers:
         router: Router,
         claims: Claims,
         orphans: Orphans,
+        attempts: Attempts,
         degraded: Callable[[], Mapping[str, str]],
         clock: Callable[[], datetime],
     ) -> None:
@@ -45,6 +46,7 @@ class Answers:
         self._router = router
         self._claims = claims
         self._orphans = orphans
+        self._attempts = attempts
         self._degraded = degraded
         self._clock = clock
 
@@ -64,6 +66,7 @@ class Answers:
             "degraded": sorted(self._degraded()),
             "reasons": dict(self._degraded()),
             "adopting": self._orphans.sweeping,
+            "stretch": self._attempts.stretch.total_seconds(),
         }
 
     def _begun(self, leases: Sequence[Any]) -> dict[str, str]:

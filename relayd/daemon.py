@@ -22,6 +22,7 @@ import uvloop
 
 from relayd import __version__
 from relayd.attempt.manager import AttemptManager
+from relayd.clock import Clock
 from relayd.config import load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
@@ -72,11 +73,6 @@ def run(config: Config, *, once: bool) -> int:
         return runner.run(Daemon(config).serve(once=once))
 
 
-def now() -> datetime:
-    """The one clock: wall time, aware."""
-    return datetime.now(UTC)
-
-
 class Daemon:
     """See the module."""
 
@@ -86,6 +82,7 @@ class Daemon:
         self._processes = config.relay.processes
         self._counters = Counters()
         self._parts = Parts()
+        self._clock = Clock()
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -120,26 +117,28 @@ class Daemon:
 
     async def _open_spool(self, stack: AsyncExitStack) -> Spool:
         config = self._config
-        spool = await Spool.open(config.spool, now=now(), history=config.relay.history, events=self._events)
+        spool = await Spool.open(config.spool, now=self._clock(), history=config.relay.history, events=self._events)
         stack.push_async_callback(spool.close)
+        self._clock.begin(spool.away)
         return spool
 
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
         self._router = Router(
-            route_settings(self._config, self._identity), self._resolver, clock=now, own_addresses=own_addresses
+            route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
-        self._pickup = Pickup(submission_settings(self._config, self._identity), clock=now, events=self._events)
+        self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
         self._attempts = AttemptManager(
             self._config.retry,
             self._identity.hostname,
             ledger=LedgerPort(spool.queue),
             notifications=NotificationsPort(spool, lambda message: self._manager.arrived([message])),
-            clock=now,
+            clock=self._clock,
             jitter=random.random,
             events=self._events,
+            lost_within=self._clock.lost_within,
             retry_due=lambda at: self._manager.retry_due(at),
         )
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
@@ -153,8 +152,9 @@ class Daemon:
             router=self._router,
             attempts=self._attempts,
             new_relayer=self._relayers.new,
-            clock=now,
+            clock=self._clock,
             events=self._events,
+            take_leap=self._clock.take_leap,
             degraded=lambda: self._parts.degraded,
             tell_withdrawn=self._relayers.withdraw if isinstance(self._relayers, Pool) else lambda message_ids: None,
         )
@@ -175,7 +175,7 @@ class Daemon:
             in_hand=InHandPort(spool.notes),
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
-        return Relayers(relay_settings(self._config, self._identity), ports, now)
+        return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
 
     def _pool(self, spool: Spool) -> Pool:
         """Let relayers run in workers, which start while the rest is built."""
@@ -187,7 +187,7 @@ class Daemon:
             addresses=self._router,
             bury=spool.queue.bury,
             premises=premises,
-            clock=now,
+            clock=self._clock,
             events=self._events,
         )
         pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
@@ -225,6 +225,7 @@ class Daemon:
         """Tell the service manager that the loop turns, and what it does."""
         interval = self._supervisor.watchdog_interval or STATUS_INTERVAL
         while True:
+            self._clock()  # seldom for long without a look: much time between two is time that was lost
             self._supervisor.alive()
             self._supervisor.status(self._status)
             await asyncio.sleep(min(interval, STATUS_INTERVAL).total_seconds())
@@ -273,7 +274,7 @@ class Daemon:
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
         self._router.reload(route_settings(config, self._identity))
-        self._scheduler.reload(schedule_settings(config), now())
+        self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))

@@ -23,9 +23,11 @@ from typing import Any
 
 from relayd.answers import Answers
 from relayd.claims import LEASE, Claims
+from relayd.clock import Leap
 from relayd.health import Health
 from relayd.intake import Intake
-from relayd.mail.events import Events, Trouble
+from relayd.mail.errors import QueueError
+from relayd.mail.events import ClockLeapt, Events, Trouble
 from relayd.mail.message import Message
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
@@ -70,6 +72,7 @@ class RelayManager:
         new_relayer: Callable[[Site], Relayer],
         clock: Callable[[], datetime],
         events: Events,
+        take_leap: Callable[[], Leap] = Leap,
         degraded: Callable[[], Mapping[str, str]] | None = None,
         tell_withdrawn: Callable[[frozenset[str]], None] = lambda message_ids: None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -82,6 +85,9 @@ class RelayManager:
         self._attempts = attempts
         self._clock = clock
         self._events = events
+        self._take_leap = take_leap
+        self._set_by = timedelta(0)  # what the queue was not told yet of a clock that was set
+        self._queue_is_of_now = False  # what it has from earlier starts was looked at
         self._tell_withdrawn = tell_withdrawn
         self._monotonic = monotonic
         self._health = Health(events)
@@ -130,6 +136,7 @@ class RelayManager:
             router=router,
             claims=self._claims,
             orphans=self._orphans,
+            attempts=attempts,
             degraded=degraded or (lambda: dict.fromkeys(self._health.parts, "")),
             clock=clock,
         )
@@ -205,6 +212,7 @@ class RelayManager:
         """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling, and no orphan left."""
         self._tasks.start("watch", self._pickup.watch(self.wake))
         self._tasks.start("orphans", self._orphans.adopt_all())
+        self._tasks.every(lambda: self._settings.check_interval, "clock", self._tell_queue_of_clock)
         self._tasks.every(lambda: LEASE / 3, "leases", self._claims.renew)
         self._tasks.every(lambda: self._settings.check_interval, "sweep", self._sweep)
         self._tasks.every(lambda: self._settings.check_interval, "cleaning", self._clean_up)
@@ -241,6 +249,7 @@ class RelayManager:
 
     async def check_state(self) -> None:
         """Take in new files, look for due mail, start relayers while there is room."""
+        self._follow_clock()
         await self._intake.take_in(self._start_relayers)
         if self._scan_at is None or self._clock() >= self._scan_at:
             await self._find_due()
@@ -282,6 +291,32 @@ class RelayManager:
 
     # what runs beside
 
+    def _follow_clock(self) -> None:
+        """Take notice of a wall clock that was set, or of time that was lost."""
+        now, leap = self._clock(), self._take_leap()
+        if not leap:
+            return
+        self._events(ClockLeapt(set_by=leap.set_by, lost=leap.lost))
+        self._scan_at, self._scan_not_before = None, now
+        if leap.set_by:
+            self._scheduler.clock_was_set(leap.set_by, now)
+            self._set_by += leap.set_by
+
+    async def _tell_queue_of_clock(self) -> None:
+        """Again and again until the queue takes it; at the start without knowing of anything."""
+        self._follow_clock()
+        by, self._set_by = self._set_by, timedelta(0)
+        if not by and self._queue_is_of_now:
+            return
+        try:
+            await self._attempts.clock_was_set(by)
+        except QueueError:
+            self._set_by += by
+            raise
+        self._queue_is_of_now = True
+        self._scan_at = None
+        self.wake()
+
     async def _sweep(self) -> None:
         """Promise 2: what ends a message by the clock does not depend on relayers or on check_state."""
         now = self._clock()
@@ -321,6 +356,7 @@ class RelayManager:
         """Whether nothing can be done now: all that waits, waits for a time."""
         if not self._idle:
             return False
+        await self._tell_queue_of_clock()
         await self._sweep()
         await self._find_due()
         await self._routes.settled()

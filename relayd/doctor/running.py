@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from relayd.spool.lock import holder
 class Running:
     """What is known of the daemon: `holder` is the process that has the spool, `owner` names its start in leases.
 
-    `adopting`: it still looks for bodies without a row, as it does for a while after its start.
+    `adopting`: it still looks for bodies without a row, as it does for a while after its start.  `stretch`: mail is
+    kept so much longer than its lifetime, since nothing could be tried for so long.
     """
 
     holder: str | None = None
@@ -24,6 +26,7 @@ class Running:
     degraded: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)  # why, of those of which the daemon tells it
     adopting: bool = False
+    stretch: timedelta = timedelta(0)
 
     @property
     def answers(self) -> bool:
@@ -45,6 +48,7 @@ def _read(found: str | None, said: Mapping[str, Any]) -> Running:
         degraded=tuple(map(str, said.get("degraded", ()))),
         reasons={str(part): str(why) for part, why in dict(said.get("reasons", {})).items()},
         adopting=bool(said.get("adopting")),
+        stretch=timedelta(seconds=float(said.get("stretch", 0))),
     )
 
 

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from relayd.mail.events import (
     Accepted,
     Attempted,
+    ClockLeapt,
     Degraded,
     Event,
     FileLeft,
@@ -89,7 +90,7 @@ class Observer:
                 add(Counted.DEGRADED)
             case Trouble():
                 add(Counted.TROUBLE)
-            case Restored() | Lifecycle() | Warned():
+            case Restored() | Lifecycle() | ClockLeapt() | Warned():
                 pass
             case _:
                 assert_never(event)
@@ -129,6 +130,11 @@ class Observer:
                 log.info("restored", part=event.part)
             case Lifecycle():
                 log.info(event.state, detail=event.detail or None)
+            case ClockLeapt():
+                if event.set_by:
+                    log.warning("clock-set", by=f"{event.set_by.total_seconds():+.0f}s")
+                if event.lost:
+                    log.info("time-lost", lost=f"{event.lost.total_seconds():.0f}s")
             case Warned():
                 log.warning("warning", about=event.about, detail=event.detail)
             case Trouble():

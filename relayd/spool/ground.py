@@ -112,6 +112,8 @@ class Held(Protocol):
     @property
     def descriptor(self) -> int: ...
 
+    def touch(self) -> None: ...
+
     def release(self) -> None: ...
 
 
@@ -123,6 +125,9 @@ class Ground(Protocol):
 
     @property
     def bodies(self) -> BodyFiles: ...
+
+    def last_held(self) -> datetime | None:
+        """Return when somebody had the spool last, to the minute; None if nobody ever had."""
 
     async def lock(self) -> Held:
         """Take the lock.

@@ -41,7 +41,8 @@ PRIVATE_MODE = 0o700
 
 
 class Spool:
-    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases."""
+    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases; `away` is for
+    how long nobody had the spool before it, negative if the clock was set back."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Spool:
         notes: NoteBook,
         taken_over: TakenOver,
         history: timedelta,
+        away: timedelta,
     ) -> None:
         self.root = ground.root
         self.owner = owner
@@ -59,6 +61,7 @@ class Spool:
         self.bodies = ground.bodies
         self.notes = notes
         self.taken_over = taken_over
+        self.away = away
         self._ground = ground
         self._lock = lock
         self._history = history
@@ -85,6 +88,7 @@ class Spool:
     @classmethod
     async def on(cls, ground: Ground, *, owner: str, now: datetime, history: timedelta, events: Events) -> Self:
         """Do as `open` does, on any ground, under the name `owner`."""
+        held = ground.last_held() or now
         lock = await ground.lock()
         notes: NoteBook | None = None
         queue: SpoolQueue | None = None
@@ -108,7 +112,7 @@ class Spool:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(ground, lock, owner, queue, notes, taken_over, history)
+        return cls(ground, lock, owner, queue, notes, taken_over, history, now - held)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""
@@ -247,8 +251,9 @@ class Spool:
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
-        if self._forget_at is None or now >= self._forget_at:
+        if self._forget_at is None or not now < self._forget_at <= now + FORGET_INTERVAL:  # a clock may be set
             self._forget_at = now + FORGET_INTERVAL
+            self._lock.touch()
             await self._forget(now - self._history)
 
     async def _forget(self, finished_before: datetime) -> None:

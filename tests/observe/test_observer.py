@@ -14,6 +14,7 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.events import (
     Accepted,
     Attempted,
+    ClockLeapt,
     Degraded,
     Event,
     FileLeft,
@@ -113,6 +114,8 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
         {Counted.DEGRADED: 1},
     ),
     (Restored(part="queue"), "<6>event=restored part=queue", {}),
+    (ClockLeapt(set_by=timedelta(hours=-1), lost=timedelta(0)), "<4>event=clock-set by=-3600s", {}),
+    (ClockLeapt(set_by=timedelta(0), lost=timedelta(days=1)), "<6>event=time-lost lost=86400s", {}),
     (
         Warned(about="relay.hostname", detail="no full name"),
         '<4>event=warning about=relay.hostname detail="no full name"',
