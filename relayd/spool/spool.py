@@ -215,7 +215,17 @@ class Spool:
     # the end
 
     async def sweep(self, now: datetime) -> None:
-        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk."""
+        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk.
+
+        Raises:
+            QueueError: not now.
+        """
+        try:
+            await self._sweep(now)
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
+
+    async def _sweep(self, now: datetime) -> None:
         if self.queue.degraded:
             with suppress(QueueError):  # the bodies may make enough
                 await self.queue.make_room()

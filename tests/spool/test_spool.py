@@ -283,6 +283,20 @@ class TestSweep:
 
         assert bodies_of(spool) == set()
 
+    async def test_a_body_that_cannot_be_unlinked_is_told_as_trouble_of_the_disk(self, spool: Spool) -> None:
+        (message,) = await accept(spool, [dropped(spool)])
+        await finish(spool)
+        body = spool.bodies.path(message.id)
+        body.unlink()
+        body.mkdir()
+
+        with pytest.raises(QueueError, match="Is a directory"):
+            await spool.sweep(NOW)
+
+        body.rmdir()
+        await spool.sweep(NOW)
+        assert await spool.queue.finished_bodies(NOW, 1) == []
+
     async def test_a_log_that_cannot_grow_any_more_is_begun_anew(self, spool: Spool) -> None:
         await spool.queue.sites()  # a second connection, whose presence keeps the log
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
