@@ -11,11 +11,11 @@ docs/spool.md has the table of a message's states on disk.  What the reader must
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
@@ -24,6 +24,9 @@ from relayd.mail.submission import Submission
 from relayd.spool.disk import Disk
 from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
@@ -202,11 +205,8 @@ class Spool:
 
     async def add_notification(self, message: Message, content: bytes) -> None:
         """Queue a message that we made ourselves; one that was begun before a crash is made again."""
-        try:
-            await asyncio.to_thread(self.bodies.write, message.id, content)
-            await self.queue.add([message])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.write, message.id, content)
+        await self.queue.add([message])
 
     async def read_original(self, message_id: str, limit: int) -> bytes:
         """Return the first `limit` octets of a body: what a notification returns of it."""
@@ -218,19 +218,13 @@ class Spool:
         """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk.
 
         Raises:
-            QueueError: not now.
+            QueueError: the queue or the disk does not allow it now.
         """
-        try:
-            await self._sweep(now)
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
-
-    async def _sweep(self, now: datetime) -> None:
         if self.queue.degraded:
             with suppress(QueueError):  # the bodies may make enough
                 await self.queue.make_room()
         while finished := await self.queue.finished_bodies(now, BATCH):
-            gone = await asyncio.to_thread(self.bodies.unlink, finished)
+            gone = await self._on_disk(self.bodies.unlink, finished)
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
@@ -242,9 +236,16 @@ class Spool:
         if not await self.queue.any_to_forget(finished_before):
             return
         # A body whose unlinking is not on the disk would come back after a power cut, with no row to say it is over.
-        await asyncio.to_thread(self._ground.sync_all)
+        await self._on_disk(self._ground.sync_all)
         while await self.queue.forget(finished_before, BATCH):
             pass
+
+    async def _on_disk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do in a thread what blocks; QueueError if the disk does not allow it."""
+        try:
+            return await asyncio.to_thread(work, *arguments, **options)
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
 
     # what a crash left
 
@@ -267,10 +268,7 @@ class Spool:
 
     async def adopt(self, message: Message) -> None:
         """Queue a message whose body is in its place already."""
-        try:
-            await asyncio.to_thread(self.bodies.sync, [message.id], [])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.sync, [message.id], [])
         await self.queue.add([message])
 
     async def reject(self, message_id: str, reason: str) -> Path:

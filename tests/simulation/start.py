@@ -33,7 +33,7 @@ from tests.simulation.faults import DiskFaults
 from tests.simulation.ground import MemoryGround
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
-from tests.simulation.world import World
+from tests.simulation.world import FOREVER, World
 
 _CONTEXTS = TlsContexts()  # reading the system's authorities takes longer than many a run
 
@@ -60,7 +60,7 @@ class Start:
             self._ground,
             owner=world.new_id(),
             now=world.clock(),
-            history=timedelta(days=30),  # longer than any scenario, so that the oracle finds it
+            history=timedelta(seconds=FOREVER),  # the oracle reads it in the end
             events=self._events,
         )
         try:
