@@ -330,8 +330,8 @@ class RelayManager:
 
     async def _clean_up(self) -> None:
         """Apart from `_sweep`, which may wait for room on the disk, while this makes some."""
+        await self._claims.offer_again()  # first: a body that cannot be unlinked is no reason to keep mail waiting
         await self._spool.sweep(self._clock())
-        await self._claims.offer_again()
 
     async def _watch_relayers(self) -> None:
         self._relays.cancel_hung(self._settings.watchdog)

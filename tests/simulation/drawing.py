@@ -22,7 +22,7 @@ def draw(seed: int, *, messages: int | None = None) -> Scenario:
     """Return the scenario of a seed; `messages`: with so many, else by chance."""
     chance = random.Random(f"scenario/{seed}")
     if messages is None:
-        messages = chance.randint(*chance.choices((SMALL, SOME, MANY), (90, 9, 1))[0])
+        messages = chance.randint(*chance.choices((SMALL, SOME, MANY), (96, 3.5, 0.5))[0])
     dense = 1.0 if messages <= SMALL[1] else 0.3 if messages <= SOME[1] else 0.05
     return _Drawing(seed, chance, messages, dense).scenario()
 
@@ -35,8 +35,8 @@ class _Drawing:
         self._chance = chance
         self._messages = messages
         self._dense = dense
-        self._span = chance.choice((1.0, 60.0, 1800.0)) if messages <= SOME[1] else chance.uniform(5, 60)
-        self._calm_at = self._span + chance.uniform(10, 5400)
+        self._span = chance.choice((1.0, 60.0, 900.0)) if messages <= SOME[1] else chance.uniform(5, 60)
+        self._calm_at = self._span + chance.choice((10.0, 300.0, 1800.0)) * chance.random()
         self._faults = tuple(name for name in FAULTS if chance.random() < 0.4)
 
     def scenario(self) -> Scenario:
@@ -70,21 +70,21 @@ class _Drawing:
 
     def _rules(self) -> Rules:
         chance = self._chance
-        large = self._messages > SOME[1]
+        small, large = self._messages <= SMALL[1], self._messages > SOME[1]
         return Rules(
             check_interval=chance.choice((5.0, 60.0, 300.0)) if chance.random() < 0.1 else 300.0,
-            max_connections=chance.choice((10, 20, 50) if large else (1, 2, 4, 10, 20)),
+            max_connections=chance.choice((10, 20, 50) if large else (1, 2, 4, 10, 20) if small else (2, 4, 10, 20)),
             per_site=chance.choice((5, 20) if large else (1, 2, 5, 20)),
             initial=chance.choice((1, 2, 5)),
-            per_connection=chance.choice((20, 50, 100) if large else (1, 2, 5, 20, 100)),
+            per_connection=chance.choice((20, 50, 100) if large else (1, 2, 5, 20, 100) if small else (3, 5, 20, 100)),
             message_rate=chance.choice(("", "", "", "", "20/1m", "600/1m") if not large else ("",)),
             connection_rate=chance.choice(("", "", "", "", "20/1m") if not large else ("",)),
             active_limit=chance.choice((200, 1000) if large else (1, 3, 20, 1000)),
-            first=chance.choice((10.0, 60.0, 300.0)),
-            factor=chance.choice((1.0, 2.0, 3.0)),
-            max=chance.choice((300.0, 900.0, 1800.0)),
+            first=chance.choice((10.0, 60.0, 300.0) if small else (60.0, 300.0)),
+            factor=chance.choice((1.5, 2.0, 3.0)),
+            max=chance.choice((900.0, 1800.0)),
             greylist=chance.choice((60.0, 300.0)),
-            lifetime=chance.choice((3600.0, 7200.0)),
+            lifetime=chance.choice((1800.0, 3600.0, 7200.0) if small else (3600.0,)),
             warn_after=chance.choice((0.0, 600.0, 1800.0)),
             window=chance.choice((1, 2, 4, 16)),
             window_size=chance.choice((1, 1000, 1024 * 1024)),

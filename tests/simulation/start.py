@@ -51,6 +51,7 @@ class Start:
         self._ground = MemoryGround(world.disk, new_notice_id=world.new_id, faults=self._faults)
         self.manager: RelayManager | None = None
         self.started = False
+        self._dead = False
 
     async def serve(self) -> None:
         """Run until told to stop, as Daemon.serve does."""
@@ -97,6 +98,7 @@ class Start:
 
     def abandon(self) -> None:
         """It was killed: what it still holds is dead."""
+        self._dead = True
         self._ground.abandon()
 
     def operate(self, strike: Strike) -> None:
@@ -126,7 +128,8 @@ class Start:
             await self.manager.operator_changed_queue()
 
     def _events(self, event: Event) -> None:
-        self._tellings(event)
+        if not self._dead:
+            self._tellings(event)
 
     # the parts
 
