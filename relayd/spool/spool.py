@@ -35,6 +35,7 @@ FORGET_INTERVAL = timedelta(minutes=1)
 LOCK_PATIENCE = 1.0  # seconds that the workers of a daemon that was killed may need to end
 LOCK_LOOK = 0.02  # seconds between two tries
 
+ROOT_MODE = 0o755
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
 PRIVATE = ("queue", "queue/incoming", "rejected")
@@ -304,8 +305,11 @@ async def _locked(path: Path) -> Lock:
 
 
 def make_directories(root: Path) -> None:
-    """Create what is missing of a spool; modes that somebody chose otherwise are left alone."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Create what is missing of a spool; modes that somebody chose otherwise are left alone.
+
+    Whoever may write in the spool itself may put another queue there, so nobody else may, whatever the umask is.
+    """
+    root.mkdir(parents=True, exist_ok=True, mode=ROOT_MODE)
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:
             with suppress(FileExistsError):
