@@ -55,6 +55,7 @@ from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
 STDERR = 2
+AS_ROOT = "relayd runs as root, and needs no such rights; start it as a user of its own (docs/security.md)"
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
@@ -96,6 +97,8 @@ class Daemon:
             self._on_signals(asyncio.get_running_loop())
             if self._identity.warning:
                 self._events(Warned(about="relay.hostname", detail=self._identity.warning))
+            if os.geteuid() == 0:
+                self._events(Warned(about="user", detail=AS_ROOT))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
             control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)

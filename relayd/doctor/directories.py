@@ -49,6 +49,13 @@ def _exposed(spool: Path) -> Iterator[Finding]:
                 f"{spool / name} has mode {stat.S_IMODE(mode):04o}: others can get at mail, or at the queue",
                 f"chmod {right} {spool / name}",
             )
+    mode = _mode(spool)
+    if mode is not None and mode & 0o022:
+        yield warning(
+            "mode",
+            f"{spool} has mode {stat.S_IMODE(mode):04o}: others can put another queue in the place of ours",
+            f"chmod go-w {spool}, and let them drop into {spool / 'new'}",
+        )
     mode = _mode(spool / "new")
     if mode is not None and mode & stat.S_IWOTH:
         yield information(

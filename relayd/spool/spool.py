@@ -34,6 +34,7 @@ T = TypeVar("T")
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
 
+ROOT_MODE = 0o755
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
 PRIVATE = ("queue", "queue/incoming", "rejected")
@@ -315,10 +316,13 @@ class Spool:
 
 
 def make_directories(root: Path) -> None:
-    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone."""
+    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone.
+
+    Whoever may write in the spool itself may put another queue there, so nobody else may, whatever the umask is.
+    """
     made = set()
     if not root.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True, mode=ROOT_MODE)
         made.add(root.parent)
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:

@@ -26,7 +26,7 @@ class Rejected:
         Raises:
             OSError: the file could not be moved, and is where it was.
         """
-        self._directory.mkdir(mode=0o750, exist_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         target = self._free(os.fsencode(name), unique.encode("ascii"))
         _move(path, target)
         self._write_reason(target + _REASON, reason)
@@ -43,7 +43,7 @@ class Rejected:
         # Where the disk is full the file is safe in rejected/ all the same, and the log has the reason.
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o640)
+            descriptor = os.open(path, flags, 0o600)
             with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(reason + "\n")
 
