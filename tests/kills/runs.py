@@ -18,6 +18,7 @@ from tests.kills.strace import CALLS, POOL, WORKER, Strace, fatal_call, roles, w
 from tests.support.process import wait_until
 
 EX_OK, EX_TEMPFAIL = 0, 75
+LONG = 120.0  # seconds: strace is slow, and a machine may be busy
 STARTS = 30  # until one has the thread
 DRAINS = 60  # starts with `--once` until nothing waits
 
@@ -82,9 +83,9 @@ def play(site: Site, daemon: Daemon, story: Story) -> None:
     """Drop the story's letters and wait until all is done, and the daemon has ended in order; or until it died."""
     for letter in story.letters:
         site.drop(letter)
-    wait_until(lambda: not daemon.running or is_told(site, daemon.log, story), f"the end of the story; {daemon.log}")
+    wait_until(lambda: not daemon.running or is_told(site, daemon.log, story), "the end of the story", timeout=LONG)
     daemon.terminate()
-    wait_until(lambda: not daemon.running, "the end of relayd")
+    daemon.wait(LONG)
 
 
 def is_told(site: Site, log: str, story: Story) -> bool:
@@ -111,7 +112,7 @@ def drain(site: Site) -> int:
     """Start `relayd --once` until nothing waits; return how often it took."""
     for count in range(1, DRAINS + 1):
         with site.drain() as daemon:
-            code = daemon.wait()
+            code = daemon.wait(LONG)
         if code == EX_OK:
             return count
         assert code == EX_TEMPFAIL, f"relayd --once ended with {code}: {site.drained.read_text()}"
