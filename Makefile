@@ -43,8 +43,7 @@ many: $(VENV)/dev
 
 # With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
 hostile: $(VENV)/dev
-	RELAYD_RECIPIENTS=100000 RELAYD_SLOW_WRITERS=60 RELAYD_SMUGGLING=all RELAYD_REPLACEMENTS=20000 \
-		$(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+	RELAYD_HOSTILE=1 $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
