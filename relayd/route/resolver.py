@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import traceback
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -80,8 +81,7 @@ class DnsResolver:
         seconds = self._settings.timeout.total_seconds()
         try:
             async with self._turns, asyncio.timeout(seconds + GRACE):
-                resolver = self._resolver()
-                return _read(await resolver.resolve(absolute, kind.value, raise_on_no_answer=False, search=False))
+                return _read(await self._resolve(absolute, kind))
         except dns.resolver.NXDOMAIN as error:
             return NoName(_negative_ttl(error.kwargs["responses"][absolute]))
         except (TimeoutError, dns.exception.Timeout):
@@ -90,6 +90,15 @@ class DnsResolver:
             return Unavailable(str(error))
         except (dns.exception.DNSException, OSError) as error:
             return Unavailable(f"{name} {kind.value}: {_reason(error)}")
+
+    async def _resolve(self, name: dns.name.Name, kind: Kind) -> dns.resolver.Answer:
+        """Ask.  dnspython keeps the exception of each try in a frame that this exception leads back to: a cycle of
+        10 KB, old enough by then that only a full collection would find it.  So the frames let go of what they hold."""
+        try:
+            return await self._resolver().resolve(name, kind.value, raise_on_no_answer=False, search=False)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
         if self._configured is not None:
