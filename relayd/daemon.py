@@ -138,6 +138,7 @@ class Daemon:
             jitter=random.random,
             events=self._events,
             retry_due=lambda at: self._manager.retry_due(at),
+            site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
