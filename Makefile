@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench clean
+.PHONY: demo test check run format lint types tests many sweeps bench soak clean
 
 $(BIN)/relayd: pyproject.toml relayd/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "relayd needs Python 3.11 or newer"; exit 1; }
@@ -41,12 +41,20 @@ tests: $(VENV)/dev
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
+# What the tests do a part of, in full.
+sweeps: $(VENV)/dev
+	RELAYD_SWEEP_STEP=1 $(BIN)/pytest -n $(JOBS) tests/relay/test_close_sweep.py
+
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
 bench: $(VENV)/dev
 	@for each in $(BENCHMARKS); do \
 		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \
 	done
+
+# An hour.  SOAK="--fresh --figure docs/figures/soak.svg" as root: on a file system of its own, and drawn.
+soak: $(VENV)/dev
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
