@@ -430,6 +430,25 @@ async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() 
     assert [type(event) for event in world.events if not isinstance(event, Trouble)] == [Degraded, Restored]
 
 
+async def test_what_cannot_be_given_back_is_offered_again_though_bodies_cannot_be_unlinked() -> None:
+    class Broken(World):
+        refusals = 1
+
+        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise QueueError("database or disk is full")
+            await super().give_back(deliveries)
+
+        async def sweep(self, now: datetime) -> None:
+            raise QueueError("Input/output error")
+
+    world = Broken(waiting={"a.test": 2}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world.gate.set()
+    async with managing(world):
+        await until(lambda: len(world.sent) == 2)
+
+
 async def test_cleaning_goes_on_while_outcomes_wait_for_room_on_the_disk() -> None:
     class Stuck(World):
         cleaned = 0

@@ -28,7 +28,7 @@ from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site, Target
 from relayd.relay.chunked_plan import ChunkedEngine
-from relayd.relay.connection import NO_ANSWER
+from relayd.relay.connection import NO_ANSWER, NewSocket, tcp_socket
 from relayd.relay.engine import Engine
 from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
@@ -40,6 +40,7 @@ from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
+from relayd.relay.secrecy import Secrecy
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
@@ -90,6 +91,7 @@ class Equipment:
     recaster: Recaster
     clock: Callable[[], datetime]
     shuffle: Shuffle
+    new_socket: NewSocket = tcp_socket
 
 
 class Relayer:
@@ -120,7 +122,8 @@ class Relayer:
         """
         equipment = self._equipment
         stock = Stock(deliveries, equipment.ports.bodies, equipment.settings, equipment.recaster)
-        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported)
+        secrecy = Secrecy(self._site.credentials)
+        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
         self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
@@ -139,9 +142,9 @@ class Relayer:
             undone=tuple(undone),
             settled=len(reporter.reported),
             delivered=reporter.delivered,
-            failure=None if self._finishing else self._failure,
+            failure=None if self._finishing or self._failure is None else secrecy.of_failure(self._failure),
             peer=self._peer,
-            throttled=self._throttled,
+            throttled=None if self._throttled is None else secrecy.of_reply(self._throttled),
         )
 
     @property
@@ -222,6 +225,7 @@ class Relayer:
             partings=self._equipment.partings,
             stirring=self._stirring,
             clock=self._equipment.clock,
+            new_socket=self._equipment.new_socket,
         )
         result: Established | Deferred | Failed
         try:

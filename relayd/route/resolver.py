@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
@@ -133,6 +134,9 @@ def _read(answer: dns.resolver.Answer) -> LookUp[dns.rdata.Rdata]:
     if dns.rdatatype.NS in authority and dns.rdatatype.SOA not in authority:
         # A referral (RFC 2308 section 2.2): this server knows nothing of the name, so it has not said "no such data".
         return Unavailable(f"lame answer for {answer.qname.to_text(omit_final_dot=True)} from {answer.nameserver}")
+    if answer.response.flags & dns.flags.TC:
+        # By TCP too: what did not fit was left out, all of it, and that is no "no such data" either.
+        return Unavailable(f"truncated answer for {answer.qname.to_text(omit_final_dot=True)} from {answer.nameserver}")
     return NoData(_negative_ttl(answer.response))
 
 

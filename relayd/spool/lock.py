@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -50,9 +52,22 @@ class Lock:
         """For children that share the lock: it is held until the last of them has ended."""
         return self._descriptor
 
+    def touch(self) -> None:
+        """Let the file tell that somebody had the spool now; where that cannot be written it does not matter."""
+        with suppress(OSError):
+            os.utime(self._descriptor)
+
     def release(self) -> None:
         """Let go of our share.  The file stays, since removing it would let two have it."""
         os.close(self._descriptor)
+
+
+def last_held(path: Path) -> datetime | None:
+    """Return when somebody had the spool last, to the minute; None if nobody ever had."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
 
 
 def holder(path: Path) -> str | None:

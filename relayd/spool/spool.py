@@ -3,6 +3,7 @@
 docs/spool.md has the table of a message's states on disk.  What the reader must not break:
 
     A row is committed only after its body is durable under its final name.
+    A copy gets its final name only after it is durable that its original has left the drop directory.
     A producer's own file is unlinked only after the row of our copy is durable.
     A body is unlinked only after its history row is durable, and that dropped only after the unlinking is.
     Whatever a crash leaves is either adopted or cleaned up at the next start, never both.
@@ -11,30 +12,29 @@ docs/spool.md has the table of a message's states on disk.  What the reader must
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from errno import EPERM
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
-from relayd.mail.errors import QueueError, SpoolLocked
+from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
-from relayd.spool import notes as noting
-from relayd.spool.bodies import Bodies, sync_file_system
-from relayd.spool.lock import Lock
-from relayd.spool.notes import Notes
-from relayd.spool.recovery import NAME, lost, set_aside
-from relayd.spool.sqlite import SqliteQueue
+from relayd.spool.bodies import sync_directories
+from relayd.spool.disk import Disk
+from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
-LOCK_PATIENCE = 1.0  # seconds that the workers of a daemon that was killed may need to end
-LOCK_LOOK = 0.02  # seconds between two tries
 
+ROOT_MODE = 0o755
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
 PRIVATE = ("queue", "queue/incoming", "rejected")
@@ -42,24 +42,28 @@ PRIVATE_MODE = 0o700
 
 
 class Spool:
-    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases."""
+    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases; `away` is for
+    how long nobody had the spool before it, negative if the clock was set back."""
 
     def __init__(
         self,
-        root: Path,
-        lock: Lock,
+        ground: Ground,
+        lock: Held,
         owner: str,
-        queue: SqliteQueue,
-        notes: Notes,
+        queue: SpoolQueue,
+        notes: NoteBook,
         taken_over: TakenOver,
         history: timedelta,
+        away: timedelta,
     ) -> None:
-        self.root = root
+        self.root = ground.root
         self.owner = owner
         self.queue = queue
-        self.bodies = Bodies(root / "queue")
+        self.bodies = ground.bodies
         self.notes = notes
         self.taken_over = taken_over
+        self.away = away
+        self._ground = ground
         self._lock = lock
         self._history = history
         self._accepting = asyncio.Lock()
@@ -80,23 +84,23 @@ class Spool:
             OSError: a directory cannot be made or written.
         """
         make_directories(root)
-        lock = await _locked(root / "lock")
-        owner = new_id(now)
-        queue: SqliteQueue | None = None
-        notes: Notes | None = None
+        return await cls.on(Disk(root), owner=new_id(now), now=now, history=history, events=events)
+
+    @classmethod
+    async def on(cls, ground: Ground, *, owner: str, now: datetime, history: timedelta, events: Events) -> Self:
+        """Do as `open` does, on any ground, under the name `owner`."""
+        held = ground.last_held() or now
+        lock = await ground.lock()
+        notes: NoteBook | None = None
+        queue: SpoolQueue | None = None
         try:
-            if lost(root):
-                raise QueueError(
-                    f"{root / NAME}: it is missing, although there are bodies in queue/;"
-                    " `relayd recover` rebuilds it from them"
-                )
-            earlier = noting.earlier(root / "queue")
-            noted = noting.noted_by(earlier, noting.boot_id())
-            notes = Notes.open(root / "queue", owner)
-            queue = await SqliteQueue.open(root / NAME, owner=owner, events=events, over=notes.over)
-            taken_over = await queue.take_over(now, noted)
+            ground.require_queue()
+            earlier = ground.earlier_notes()
+            notes = ground.begin_notes(owner)
+            queue = await ground.open_queue(owner, events, notes.over)
+            taken_over = await queue.take_over(now, earlier.noted)
             half_made = await queue.unmade()  # notifications: made anew, or not at all
-            await asyncio.to_thread(Bodies(root / "queue").unlink, half_made)
+            await asyncio.to_thread(ground.bodies.unlink, half_made)
         except BaseException:
             if queue is not None:
                 await queue.close()
@@ -104,13 +108,12 @@ class Spool:
                 notes.close()
             lock.release()
             raise
-        for path in earlier:
-            path.unlink()
+        earlier.forget()
         for message_id, address in taken_over.marked:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(root, lock, owner, queue, notes, taken_over, history)
+        return cls(ground, lock, owner, queue, notes, taken_over, history, now - held)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""
@@ -133,9 +136,9 @@ class Spool:
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
         """Take files into the queue, in order; return those whose messages are ours from now on.
 
-        A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
-        or in an earlier call, stays in `queue/` and is offered again by the next call; after a crash it is found as
-        an orphan.  Its id stays the same, so it cannot be queued twice.
+        A file that has changed or vanished since it was examined, or that may not be moved, is left out.  What could
+        not be made durable, here or in an earlier call, stays in `queue/` and is offered again by the next call; after
+        a crash it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
 
         Raises:
             QueueError: nothing could be accepted now.
@@ -159,12 +162,18 @@ class Spool:
         accepted = self._take(self._uncommitted)
         originals = [submission.original for submission in accepted if submission.original]
         if originals:
-            await asyncio.to_thread(_unlink, originals)
+            await asyncio.to_thread(self._ground.remove, originals)
         return accepted
 
     def _place(self, submissions: Sequence[Submission]) -> None:
         failure = self._rewrite()
         placed: list[Submission] = []
+        copies = [each for each in submissions if each.original]
+        try:
+            self._sync_claims(copies)
+        except OSError as error:
+            failure, self._unplaced = error, copies
+            submissions = [each for each in submissions if not each.original]
         for submission in submissions:
             try:
                 if self.bodies.place(submission.path, submission.identity, submission.message.id):
@@ -172,6 +181,8 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if error.errno == EPERM and not submission.original:
+                    continue  # this file is immutable or append-only, or its directory is sticky: others may be moved
                 failure = error
                 if submission.original:
                     self._unplaced.append(submission)
@@ -180,9 +191,17 @@ class Spool:
         if failure and not self._uncommitted:
             raise QueueError(f"{self.root}: {failure}") from failure
 
+    def _sync_claims(self, copies: Sequence[Submission]) -> None:
+        """Make durable that the files which we copied are out of the drop directory: a power cut must not bring one
+        back and leave its copy in its place."""
+        if copies:
+            parents = {each.path.parent for each in copies}
+            self._ground.sync_directories({self.root / "new", self.root, *parents})
+
     def _sync(self, placed: list[Submission]) -> OSError | None:
         try:
-            self.bodies.sync([each.message.id for each in placed], {each.path.parent for each in placed})
+            sources = {path.parent for each in placed for path in (each.path, each.original) if path}
+            self.bodies.sync([each.message.id for each in placed], sources)
         except OSError as error:
             self._unsynced += placed
             return error
@@ -210,11 +229,8 @@ class Spool:
 
     async def add_notification(self, message: Message, content: bytes) -> None:
         """Queue a message that we made ourselves; one that was begun before a crash is made again."""
-        try:
-            await asyncio.to_thread(self.bodies.write, message.id, content)
-            await self.queue.add([message])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.write, message.id, content)
+        await self.queue.add([message])
 
     async def read_original(self, message_id: str, limit: int) -> bytes:
         """Return the first `limit` octets of a body: what a notification returns of it."""
@@ -223,26 +239,38 @@ class Spool:
     # the end
 
     async def sweep(self, now: datetime) -> None:
-        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk."""
+        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk.
+
+        Raises:
+            QueueError: the queue or the disk does not allow it now.
+        """
         if self.queue.degraded:
             with suppress(QueueError):  # the bodies may make enough
                 await self.queue.make_room()
         while finished := await self.queue.finished_bodies(now, BATCH):
-            gone = await asyncio.to_thread(self.bodies.unlink, finished)
+            gone = await self._on_disk(self.bodies.unlink, finished)
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
-        if self._forget_at is None or now >= self._forget_at:
+        if self._forget_at is None or not now < self._forget_at <= now + FORGET_INTERVAL:  # a clock may be set
             self._forget_at = now + FORGET_INTERVAL
+            self._lock.touch()
             await self._forget(now - self._history)
 
     async def _forget(self, finished_before: datetime) -> None:
         if not await self.queue.any_to_forget(finished_before):
             return
         # A body whose unlinking is not on the disk would come back after a power cut, with no row to say it is over.
-        await asyncio.to_thread(sync_file_system, self.root)
+        await self._on_disk(self._ground.sync_all)
         while await self.queue.forget(finished_before, BATCH):
             pass
+
+    async def _on_disk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do in a thread what blocks; QueueError if the disk does not allow it."""
+        try:
+            return await asyncio.to_thread(work, *arguments, **options)
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
 
     # what a crash left
 
@@ -265,55 +293,41 @@ class Spool:
 
     async def adopt(self, message: Message) -> None:
         """Queue a message whose body is in its place already."""
-        try:
-            await asyncio.to_thread(self.bodies.sync, [message.id], [])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.sync, [message.id], [])
         await self.queue.add([message])
 
     async def reject(self, message_id: str, reason: str) -> Path:
         """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""
-        return set_aside(self.root, message_id, reason)
+        return self._ground.set_aside(message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
-        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, or finished.
+        """Return which of the files that were being taken in are messages of ours already: in the queue, or finished.
 
         A copy that was placed and has no row is unlinked, since nobody knows whether all of it is on the disk; its
         original is there.  To be called before anything is accepted, or looked at as an orphan.
         """
-        names = os.listdir(self.root / "queue" / "incoming")
+        names = await asyncio.to_thread(self._ground.incoming)
         originals = {name.removesuffix(".orig") for name in names if name.endswith(".orig")}
         known = await self.queue.known({name.removesuffix(".orig") for name in names})
-        if placed := [each for each in originals - known if self.bodies.path(each).exists()]:
+        if placed := [each for each in originals - known if self.bodies.exists(each)]:
             await asyncio.to_thread(self.bodies.unlink, placed)
-            await asyncio.to_thread(sync_file_system, self.root)  # before the original is a dropped file again
+            await asyncio.to_thread(self._ground.sync_all)  # before the original is a dropped file again
         return frozenset(known)
 
 
-async def _locked(path: Path) -> Lock:
-    """Take the lock; see `Lock.acquire`."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + LOCK_PATIENCE
-    while True:
-        try:
-            return Lock.acquire(path)
-        except SpoolLocked:
-            if loop.time() >= until:
-                raise
-        await asyncio.sleep(LOCK_LOOK)
-
-
 def make_directories(root: Path) -> None:
-    """Create what is missing of a spool; modes that somebody chose otherwise are left alone."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone.
+
+    Whoever may write in the spool itself may put another queue there, so nobody else may, whatever the umask is.
+    """
+    made = set()
+    if not root.is_dir():
+        root.mkdir(parents=True, exist_ok=True, mode=ROOT_MODE)
+        made.add(root.parent)
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:
             with suppress(FileExistsError):
                 (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
-
-
-def _unlink(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):  # the next start finds that its message is known, and unlinks it
-            path.unlink(missing_ok=True)
+                made.add((root / name).parent)
+    sync_directories(made)

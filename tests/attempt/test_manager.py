@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -56,7 +56,11 @@ QUICK = Bounds(offer_again=timedelta(milliseconds=2), offer_again_max=timedelta(
 class Bench:
     """A manager over a ledger and a store in memory, with a clock that stands still until moved."""
 
-    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+    def __init__(
+        self,
+        ledger: MemoryLedger | None = None,
+        lost_within: Callable[[timedelta], timedelta] = lambda span: timedelta(0),
+    ) -> None:
         self.ledger = ledger or MemoryLedger()
         self.store = MemoryNotifications(self.ledger)
         self.events: list[Event] = []
@@ -73,6 +77,7 @@ class Bench:
             events=self.events.append,
             retry_due=self.retries.append,
             site_forgotten=self.forgotten.append,
+            lost_within=lost_within,
             bounds=QUICK,
         )
 
@@ -443,3 +448,40 @@ async def test_greylisting_for_ever_ends_in_one_bounce_at_the_end_of_the_lifetim
     assert 120 < len(times) < 130
     ((_, content),) = bench.store.added
     assert b"Diagnostic-Code: smtp; 450 4.2.0 greylisted" in content
+
+
+class TestTimeThatWasLost:
+    def bench(self, lost: timedelta) -> Bench:
+        return Bench(lost_within=lambda span: lost)
+
+    async def test_it_is_no_age(self) -> None:
+        """P7: neither for what was tried, nor for the sweep, nor for warnings."""
+        bench = self.bench(timedelta(days=30))
+        bench.manager.start()
+        bench.now = NOW + timedelta(days=31)
+
+        await bench.manager.report(an_attempt(a_delivery(), GREYLISTED))
+        await bench.manager.sweep(bench.now)
+
+        assert bench.ledger.settled[0].recipients[0].status is Status.DEFERRED
+        assert dict(bench.ledger.asked) == {
+            "expire": NOW + timedelta(days=31 - 5 - 30),
+            "warn": NOW + timedelta(days=31 - 30) - timedelta(hours=4),
+        }
+        assert bench.manager.stretch == timedelta(days=30)
+        await bench.manager.close()
+
+    async def test_a_back_off_is_as_long_as_before_when_the_clock_was_set(self) -> None:
+        """P7: in core as in the queue; nothing waits for longer than the schedule, or a server, can have meant."""
+        bench = self.bench(timedelta(0))
+        bench.manager.start()
+        retry_at = await bench.manager.site_failed(SITE, NOT_NOW, [])
+        bench.now = NOW - timedelta(days=1)
+
+        await bench.manager.clock_was_set(-timedelta(days=1))
+
+        assert await bench.manager.site_failed(SITE, NOT_NOW, []) == retry_at - timedelta(days=1)
+        ((by, latest),) = bench.ledger.clock_set
+        assert by == -timedelta(days=1)
+        assert timedelta(hours=24) < latest < timedelta(hours=25)
+        await bench.manager.close()

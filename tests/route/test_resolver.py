@@ -168,6 +168,17 @@ async def test_an_answer_too_big_for_udp_without_tcp_is_nobodys_answer(server: F
     assert isinstance(await resolver_at(server.address).exchangers("example.org"), Unavailable)
 
 
+async def test_an_answer_too_big_for_tcp_is_nobodys_answer(server: FaultyDns) -> None:
+    """D10: nothing of it comes, but for the mark that something is missing; the domain's address must not be used."""
+    server.mx("example.org", *((number, f"a-long-name-of-a-host-{number}.example.org") for number in range(5000)))
+    server.a("example.org", "192.0.2.1")
+
+    answer = await resolver_at(server.address).exchangers("example.org")
+
+    assert isinstance(answer, Unavailable)
+    assert "truncated" in answer.reason
+
+
 @pytest.mark.parametrize("ttl", [0, 2**31 - 1, 2**31])
 async def test_any_ttl_is_read(ttl: int) -> None:
     async with DnsServer(ttl=ttl) as server:

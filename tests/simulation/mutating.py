@@ -1,0 +1,103 @@
+"""Puts a known bug into relayd, and takes it out again.
+
+A bug is told by what to replace in the source of a module.  What was replaced is compiled, and the code of each function
+that differs is put into the functions that are there, so that it counts wherever they were imported to.  A piece that is
+not in the source exactly once is an error: the source has changed, and the mutation with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A piece of a module's source, and what stands there instead."""
+
+    module: str  # under relayd
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """A known bug.  `sqlite`: it is in SQLite's queue, so it takes a run on that."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    sqlite: bool = False
+
+
+class Stale(Exception):
+    """The source is not as the mutation knows it."""
+
+
+@contextmanager
+def mutated(mutation: Mutation) -> Iterator[None]:
+    """Have the bug while the context lasts."""
+    changed: list[tuple[FunctionType, CodeType]] = []
+    try:
+        for edit in mutation.edits:
+            found = list(_changes(edit))
+            if not found:
+                raise Stale(f"{mutation.name}: {edit.module} has no function that differs")
+            for function, code in found:
+                changed.append((function, function.__code__))
+                function.__code__ = code
+        yield
+    finally:
+        for function, code in reversed(changed):
+            function.__code__ = code
+
+
+def _changes(edit: Edit) -> Iterator[tuple[FunctionType, CodeType]]:
+    """Yield each function that differs, and its other code."""
+    module = importlib.import_module(f"relayd.{edit.module}")
+    source = inspect.getsource(module)
+    if source.count(edit.before) != 1:
+        raise Stale(f"relayd.{edit.module} has {source.count(edit.before)} times: {edit.before}")
+    file = inspect.getsourcefile(module)
+    before = _codes(compile(source, file or "", "exec"))
+    after = _codes(compile(source.replace(edit.before, edit.after), file or "", "exec"))
+    if before.keys() != after.keys():
+        raise Stale(f"relayd.{edit.module}: a mutation adds no function, and takes none away")
+    for name in before:
+        if _essence(before[name]) != _essence(after[name]):
+            yield _function(module, name), after[name]
+
+
+def _codes(code: CodeType) -> dict[str, CodeType]:
+    """Return the code of functions and methods, by their qualified names; what is inside them goes with them."""
+    found: dict[str, CodeType] = {}
+    for each in code.co_consts:
+        if isinstance(each, CodeType) and each.co_flags & inspect.CO_OPTIMIZED:
+            found[each.co_qualname] = each
+        elif isinstance(each, CodeType):  # of a class
+            found.update(_codes(each))
+    return found
+
+
+def _essence(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, wherever it stands."""
+    constants = tuple(_essence(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts)
+    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+
+
+def _function(module: ModuleType, name: str) -> FunctionType:
+    found: Any = module
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part)
+        if isinstance(found, property):
+            found = found.fget
+        elif isinstance(found, classmethod | staticmethod):
+            found = found.__func__
+        found = inspect.unwrap(found) if callable(found) else found
+    if not isinstance(found, FunctionType):
+        raise Stale(f"{module.__name__}.{name} is no function")
+    return found

@@ -1,0 +1,75 @@
+"""Shows that the simulation can fail: known bugs are put into relayd one at a time, and each must be found.
+
+`python -m tests.simulation.mutations` tries them all, in the order of the seeds, and prints after how many each was
+found.  One that survives all seeds fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tests.simulation.bugs import MUTATIONS
+from tests.simulation.drawing import draw
+from tests.simulation.mutating import Mutation, mutated
+from tests.simulation.runner import run
+
+SEEDS = 400  # tried for each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What became of a mutation: after how many seeds it was found, and what was seen; 0: it survived."""
+
+    name: str
+    seeds: int
+    breach: str
+    seconds: float
+
+
+def hunted(mutation: Mutation, seeds: Iterable[int]) -> Found:
+    """Look for a bug until it is found."""
+    began = time.process_time()
+    with mutated(mutation):
+        for tried, seed in enumerate(seeds, 1):
+            if broken := run(draw(seed)).broken:
+                seconds = time.process_time() - began
+                return Found(name=mutation.name, seeds=tried, breach=broken[0], seconds=seconds)
+    return Found(name=mutation.name, seeds=0, breach="", seconds=time.process_time() - began)
+
+
+def _hunted(work: tuple[int, int]) -> Found:
+    number, seeds = work
+    return hunted(MUTATIONS[number], range(seeds))
+
+
+def all_hunted(numbers: Iterable[int], seeds: int, processes: int) -> Iterator[Found]:
+    """Yield what became of each, in order."""
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(_hunted, [(number, seeds) for number in numbers])
+
+
+def main(arguments: list[str]) -> int:
+    """Try those whose names contain the words, all without any."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations", description=main.__doc__)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    chosen = [n for n, each in enumerate(MUTATIONS) if all(word in each.name for word in options.words)]
+    survived = 0
+    for found in all_hunted(chosen, options.seeds, options.processes):
+        survived += not found.seeds
+        after = f"{found.seeds:6}" if found.seeds else "SURVIVED"
+        print(f"| {found.name} | {after} | {found.seconds:.1f} s | {found.breach[:100]} |", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} found within {options.seeds} seeds")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
