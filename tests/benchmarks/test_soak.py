@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.curves import Chart, figure, step
+from benchmarks.soaking.drawing import drawn, rate, thinned
 from benchmarks.soaking.happenings import Happening, happenings
 from benchmarks.soaking.ledger import Ledger
 from benchmarks.soaking.moods import Mood, mood
 from benchmarks.soaking.plan import MOST, Plan
-from benchmarks.soaking.samples import growth
+from benchmarks.soaking.samples import Sample, growth
 from benchmarks.soaking.shared import Note
 
 PLAN = Plan(seed=7, domains=600, sites=40)
@@ -190,3 +191,33 @@ def test_a_chart_shows_all_its_curves_inside_it() -> None:
 def test_a_chart_needs_something_to_show() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         Chart(title="empty", y_label="MiB", curves={"daemon": []})
+
+
+def samples(seconds: int, lives: tuple[int, ...]) -> list[Sample]:
+    """A sample every 5 seconds, 50 messages in each; the daemon starts anew at `lives`."""
+    use = {"rss": 100.0, "descriptors": 25}
+    return [
+        {
+            "t": float(at),
+            "pid": sum(at >= life for life in lives),
+            "daemon": use,
+            "worker": use if at % 10 else None,
+            "queue": 7,
+            "dropped": 10 * at,
+            "taken": 10 * at,
+        }
+        for at in range(0, seconds, 5)
+    ]
+
+
+def test_a_soak_is_drawn_with_its_restarts_and_thinned_without_losing_them() -> None:
+    found = samples(600, (95, 300))
+
+    drawing = ElementTree.fromstring(drawn(found))
+
+    assert len([each for each in drawing.iter() if each.tag.endswith("polyline")]) == 7
+    assert len([each for each in drawing.iter() if each.get("stroke-dasharray")]) == 2 * 4
+    kept = [each["t"] for each in thinned(found)]
+    assert {95, 300} <= set(kept)
+    assert len(kept) <= 600 / 30 + 2
+    assert {round(each) for _, each in rate(found, "taken")} == {10}
