@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench fuzz lock hostile clean
+.PHONY: demo test check run format lint types tests many bench fuzz lock hostile kill-sweep power-cut clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -51,6 +51,14 @@ many: $(VENV)/dev
 hostile: $(VENV)/dev
 	RELAYD_RECIPIENTS=100000 RELAYD_SLOW_WRITERS=60 RELAYD_SMUGGLING=all RELAYD_REPLACEMENTS=20000 \
 		$(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+
+# Both need root and strace, and take an hour or two.  A kill-sweep that was interrupted goes on where it was.
+kill-sweep: $(VENV)/dev
+	$(BIN)/python -m tests.kills --jobs $(JOBS)
+	$(BIN)/python -m tests.kills --errors --jobs $(JOBS)
+
+power-cut: $(VENV)/dev
+	$(BIN)/python -m tests.power --jobs $(JOBS)
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
