@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile clean
+.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -54,6 +54,14 @@ sweeps: $(VENV)/dev
 # With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
 hostile: $(VENV)/dev
 	RELAYD_HOSTILE=1 $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+
+# Both need root and strace, and take an hour or two.  A kill-sweep that was interrupted goes on where it was.
+kill-sweep: $(VENV)/dev
+	$(BIN)/python -m tests.kills --jobs $(JOBS)
+	$(BIN)/python -m tests.kills --errors --jobs $(JOBS)
+
+power-cut: $(VENV)/dev
+	$(BIN)/python -m tests.power --jobs $(JOBS)
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million

@@ -195,7 +195,7 @@ class Spool:
         """Make durable that the files which we copied are out of the drop directory: a power cut must not bring one
         back and leave its copy in its place."""
         if copies:
-            parents = {each.path.parent for each in copies}
+            parents = {path.parent for each in copies for path in (each.path, each.original) if path}
             self._ground.sync_directories({self.root / "new", self.root, *parents})
 
     def _sync(self, placed: list[Submission]) -> OSError | None:
