@@ -4,16 +4,22 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench clean
+.PHONY: demo test check run format lint types tests many bench fuzz lock clean
 
-$(BIN)/relayd: pyproject.toml relayd/__init__.py
+# What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
+# requirements-dev.lock that and all else.  relayd itself is built with what is there then.
+LOCKED  = $(BIN)/pip install --quiet --require-hashes --only-binary :all: --requirement
+OURSELF = $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+
+$(BIN)/relayd: requirements.lock pyproject.toml relayd/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "relayd needs Python 3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(LOCKED) requirements.lock
+	$(OURSELF)
 	@touch $@
 
-$(VENV)/dev: $(BIN)/relayd
-	$(BIN)/pip install --quiet --editable '.[dev]'
+$(VENV)/dev: $(BIN)/relayd requirements-dev.lock
+	$(LOCKED) requirements-dev.lock
 	@touch $@
 
 demo: $(BIN)/relayd
@@ -47,6 +53,21 @@ bench: $(VENV)/dev
 	@for each in $(BENCHMARKS); do \
 		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \
 	done
+
+# Coverage-guided fuzzing, SECONDS for each of TARGETS (all, if none is named): see tests/fuzz/.
+SECONDS ?= 60
+fuzz: $(VENV)/dev
+	$(BIN)/pip install --quiet --editable '.[fuzz]' --no-build-isolation
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(SECONDS)
+
+# Take the newest versions that pyproject.toml allows into the lock files (docs/security.md, "Dependencies").
+UV       = $(VENV)/lock/bin/uv pip compile --quiet --universal --upgrade --generate-hashes --python-version 3.11 \
+           --no-annotate --custom-compile-command 'make lock' pyproject.toml
+lock:
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet 'uv>=0.9'
+	printf 'editables\nhatchling\n' | $(UV) - --output-file requirements.lock
+	$(UV) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ from relayd.mail.events import Event
 from relayd.mail.message import Body, Message, arrival_of, new_id
 from relayd.mail.recipient import Recipient
 from relayd.spool.bodies import Bodies
+from relayd.spool.ground import BodyFiles
 from relayd.spool.spool import Spool, make_directories
 
 BATCH = 5000  # messages in one commit
@@ -70,7 +71,7 @@ def _messages(load: Load, numbers: Sequence[int], first: datetime) -> list[Messa
     return messages
 
 
-def _write(bodies: Bodies, messages: Sequence[Message], content: bytes) -> None:
+def _write(bodies: BodyFiles, messages: Sequence[Message], content: bytes) -> None:
     for message in messages:
         _create(bodies.path(message.id), content)
     bodies.sync([message.id for message in messages], [])

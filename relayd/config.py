@@ -278,7 +278,9 @@ class _Reader:
 
 
 def _from_words(hint: Any, value: Any) -> Any:
-    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative."""
+    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative, and that no
+    date is among the values."""
+    json.dumps(value, default=_no_date)
     if hint is timedelta:
         return f"PT{parse_duration(value).total_seconds():.6f}S"
     if hint == Octets:
@@ -286,6 +288,10 @@ def _from_words(hint: Any, value: Any) -> Any:
     if hint in (int, int | None) and type(value) is int and value < 1:
         raise ValueError(f"must be 1 or more, not {value}")
     return value
+
+
+def _no_date(value: Any) -> Any:
+    raise ValueError(f"must not be a date or a time, as {value} is")
 
 
 def parse_size(value: Any) -> int:

@@ -127,6 +127,7 @@ class RelayManager:
             events=events,
             over=self.wake,
             busy=lambda: bool(self._relaying),
+            monotonic=monotonic,
         )
         self.answers = Answers(
             owner=spool.owner,

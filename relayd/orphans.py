@@ -11,7 +11,6 @@ What the reader must not break:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -40,6 +39,7 @@ class Orphans:
         events: Events,
         over: Callable[[], None],
         busy: Callable[[], bool],
+        monotonic: Callable[[], float],
     ) -> None:
         self._pickup = pickup
         self._spool = spool
@@ -48,6 +48,7 @@ class Orphans:
         self._events = events
         self._over = over
         self._busy = busy
+        self._monotonic = monotonic
         self._unreadable: set[str] = set()  # told of
         self.sweeping = True  # until all bodies were seen once, or could not be
 
@@ -61,13 +62,13 @@ class Orphans:
     async def _pass(self) -> bool:
         """Look at all bodies once; whether nothing failed that may work later."""
         try:
-            began = time.monotonic()
+            began = self._monotonic()
             async for found in self._spool.orphans():
-                looked = time.monotonic() - began
+                looked = self._monotonic() - began
                 for message_id, path in found:
                     await self._adopt(message_id, path)
                 await asyncio.sleep(looked * IDLE_SHARE if self._busy() else 0)
-                began = time.monotonic()
+                began = self._monotonic()
         except (QueueError, OSError) as error:
             self._health.failed(PART, error)
             return False

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relayd.mail.message import Message
+from relayd.spool.queue import Queue
 from relayd.spool.spool import Spool
-from relayd.spool.sqlite import SqliteQueue
 
 
 class LedgerPort:
     """The queue, as the attempt stage sees it."""
 
-    def __init__(self, queue: SqliteQueue) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.settle = queue.settle
         self.clock_was_set = queue.clock_was_set
         self.notices = queue.notices

@@ -6,10 +6,12 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import BinaryIO, Protocol
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
-from relayd.relay.hosts import HostMemory
+from relayd.relay.connection import NewSocket, tcp_socket
+from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
@@ -17,25 +19,52 @@ from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Equipment, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.tls import TlsContexts, TlsMemory
-from relayd.spool.bodies import Bodies, MissingBody
-from relayd.spool.notes import Notes
+from relayd.spool.bodies import MissingBody
+
+
+class BodyFiles(Protocol):
+    """The bodies: see relayd/spool/bodies.py."""
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[bytes]: ...
+
+    def chunks(self, message_id: str) -> AsyncIterator[bytes]: ...
+
+    def scratch(self) -> BinaryIO: ...
+
+
+class NoteBook(Protocol):
+    """The notes: see relayd/spool/notes.py."""
+
+    def beginning(self, lease: int, message_id: str) -> None: ...
+
+    def ending(self, lease: int, message_id: str) -> None: ...
 
 
 class Relayers:
     """Makes relayers, and keeps what they share: their memory of hosts and handshakes."""
 
-    def __init__(self, settings: RelaySettings, ports: Ports, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        ports: Ports,
+        clock: Callable[[], datetime],
+        *,
+        shuffle: Shuffle = random.shuffle,
+        new_socket: NewSocket = tcp_socket,
+        contexts: TlsContexts | None = None,
+    ) -> None:
         self._equipment = Equipment(
             settings=settings,
             ports=ports,
             hosts=HostMemory(settings.host_memory),
             tls=TlsMemory(settings.tls_memory),
-            contexts=TlsContexts(),
+            contexts=contexts or TlsContexts(),
             partings=Partings(settings.timeouts.quit),
             plans=PlanMemory(settings.plan_memory),
             recaster=Recaster(),
             clock=clock,
-            shuffle=random.shuffle,
+            shuffle=shuffle,
+            new_socket=new_socket,
         )
 
     def reload(self, settings: RelaySettings) -> None:
@@ -54,7 +83,7 @@ class Relayers:
 class BodiesPort:
     """The bodies, as relayers see them."""
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: BodyFiles) -> None:
         self._bodies = bodies
         self.scratch = bodies.scratch
 
@@ -75,7 +104,7 @@ class BodiesPort:
 class InHandPort:
     """The notes, as relayers see them."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: NoteBook) -> None:
         self._notes = notes
 
     def beginning(self, delivery: Delivery) -> None:

@@ -187,3 +187,16 @@ def test_whatever_the_file_says_the_answer_is_settings_or_mistakes(text: str) ->
         except ConfigError as error:
             outcome = error.mistakes
         assert outcome
+
+
+def test_a_date_where_a_setting_is_wanted_is_a_mistake_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[relay]\nhostname = 1979-05-27\n[[site]]\nmatch = ["example.org", 07:32:00]\n')
+
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+
+    assert [mistake.partition(": ")[2] for mistake in refused.value.mistakes] == [
+        "relay.hostname: must not be a date or a time, as 1979-05-27 is",
+        "site 1.match: must not be a date or a time, as 07:32:00 is",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -41,6 +42,7 @@ class Sweep:
             events=self.events.append,
             over=self._is_over,
             busy=lambda: False,
+            monotonic=time.monotonic,
         )
 
     def _is_over(self) -> None:

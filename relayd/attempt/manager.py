@@ -87,7 +87,7 @@ class AttemptManager:
         self._notifier.hostname = hostname
 
     async def close(self, grace: timedelta = timedelta(seconds=10)) -> None:
-        """Commit what was reported and finish the notification in hand, each for at most `grace`.
+        """Commit what was reported and finish the notifications in hand, each for at most `grace`.
 
         What is not durable then is marked at the next start; notifications still owed are made then.
         """

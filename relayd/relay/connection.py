@@ -15,9 +15,9 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import aiosmtplib
 import aiosmtplib.auth
@@ -32,6 +32,17 @@ from relayd.relay.wire import LOST, PROTOCOL, ConnectionFailed, TlsHandshakeFail
 
 NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
 
+NewSocket: TypeAlias = Callable[[socket.AddressFamily], socket.socket]  # raises OSError
+
+
+def tcp_socket(family: socket.AddressFamily) -> socket.socket:
+    """Return a socket to connect with, which does not block.
+
+    Raises:
+        OSError: there is none to be had, or none of that family.
+    """
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialling:
@@ -44,6 +55,7 @@ class Dialling:
     hostname: str
     timeouts: Timeouts
     stirring: Stirring
+    new_socket: NewSocket
     source_addresses: Sequence[str] = ()
 
 
@@ -94,7 +106,7 @@ async def _connected(target: Target, dialling: Dialling) -> socket.socket:
     version = ipaddress.ip_address(target.address).version
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = dialling.new_socket(family)
     except OSError as error:  # a kernel without IPv6: the next address may do
         raise ConnectionFailed(_unreachable(target, error), status=NO_ANSWER) from None
     patience = dialling.timeouts.connect.total_seconds()

@@ -11,7 +11,7 @@ from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target, TlsPolicy
 from relayd.relay.capabilities import Capabilities
-from relayd.relay.connection import Dialling, connect
+from relayd.relay.connection import Dialling, NewSocket, connect
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
 from relayd.relay.saying import Encrypt, Patience, TlsFailed
@@ -45,6 +45,7 @@ class Entrance:
         partings: Partings,
         stirring: Stirring,
         clock: Callable[[], datetime],
+        new_socket: NewSocket,
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
@@ -59,6 +60,7 @@ class Entrance:
             hostname=settings.hostname,
             timeouts=settings.timeouts,
             stirring=stirring,
+            new_socket=new_socket,
             source_addresses=site.source_addresses,
         )
 

@@ -28,7 +28,7 @@ from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site, Target
 from relayd.relay.chunked_plan import ChunkedEngine
-from relayd.relay.connection import NO_ANSWER
+from relayd.relay.connection import NO_ANSWER, NewSocket, tcp_socket
 from relayd.relay.engine import Engine
 from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
@@ -90,6 +90,7 @@ class Equipment:
     recaster: Recaster
     clock: Callable[[], datetime]
     shuffle: Shuffle
+    new_socket: NewSocket = tcp_socket
 
 
 class Relayer:
@@ -222,6 +223,7 @@ class Relayer:
             partings=self._equipment.partings,
             stirring=self._stirring,
             clock=self._equipment.clock,
+            new_socket=self._equipment.new_socket,
         )
         result: Established | Deferred | Failed
         try:

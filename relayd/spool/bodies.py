@@ -46,6 +46,10 @@ class Bodies:
         """Return where a body is."""
         return self._root / message_id[-2:] / message_id
 
+    def exists(self, message_id: str) -> bool:
+        """Whether a body is there."""
+        return self.path(message_id).exists()
+
     def _name(self, message_id: str) -> str:
         return f"{self._root}/{message_id[-2:]}/{message_id}"
 
@@ -104,6 +108,8 @@ class Bodies:
     def place(self, path: Path, identity: tuple[int, int], message_id: str) -> bool:
         """Rename the file at `path` to the body's place; False if it is not the file `identity` any more.
 
+        Whoever examined it has it open still, so that no other file can have its number.
+
         Raises:
             OSError: it is where it was.
         """
@@ -113,8 +119,8 @@ class Bodies:
         name = self._name(message_id)
         os.rename(path, name)
         if _identity(name) != identity:
-            # It was replaced between the two looks: what we have got nobody has examined.
-            os.rename(name, path)
+            # It was replaced between the two looks: what we have got nobody has examined.  Its name may be taken again.
+            os.rename(name, self._root.parent / "new" / message_id)
             return False
         return True
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import aiosqlite
@@ -34,7 +34,20 @@ CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
 
-class _Connection(aiosqlite.Connection):
+class Connection(Protocol):
+    """Where work on a database is done, one piece after the other."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do it, away from the loop; what it raises is raised."""
+
+    async def close(self) -> None:
+        """Let go of the database."""
+
+
+Connect = Callable[[Path], Awaitable[Connection]]
+
+
+class _Threaded(aiosqlite.Connection):
     """A connection whose thread runs whole functions: one hop for a batch, not one for each statement."""
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -49,11 +62,12 @@ class _Connection(aiosqlite.Connection):
 class Link:
     """A connection that is given up after a trouble and opened again by the next who needs it."""
 
-    def __init__(self, path: Path, *, read_only: bool, events: Events) -> None:
+    def __init__(self, path: Path, *, read_only: bool, events: Events, connect: Connect | None = None) -> None:
         self._path = path
         self._read_only = read_only
         self._events = events
-        self._connection: _Connection | None = None
+        self._connect = connect or threaded
+        self._connection: Connection | None = None
         self._opening = asyncio.Lock()
         self.degraded: str | None = None
 
@@ -63,7 +77,7 @@ class Link:
         Raises:
             QueueError: SQLite failed.
         """
-        connection: _Connection | None = None
+        connection: Connection | None = None
         try:
             connection = await self._opened()
             return await connection.run(work)
@@ -82,7 +96,7 @@ class Link:
             self._events(Restored(part="queue"))
         return [trouble(self._path, r) if isinstance(r, sqlite3.Error) else r for r in results]
 
-    async def give_up(self, connection: _Connection | None, error: Exception) -> None:
+    async def give_up(self, connection: Connection | None, error: Exception) -> None:
         """Close a connection after a trouble, unless that is done."""
         if not self.degraded:
             self._events(Degraded(part="queue", reason=str(error)))
@@ -96,35 +110,46 @@ class Link:
             with suppress(sqlite3.Error):
                 await connection.close()
 
-    async def _opened(self) -> _Connection:
+    async def _opened(self) -> Connection:
         async with self._opening:
             if self._connection is None:
-                self._connection = await _open(self._path, read_only=self._read_only)
+                self._connection = await self._open()
             return self._connection
 
+    async def _open(self) -> Connection:
+        connection = await self._connect(self._path)
+        try:
+            await connection.run(partial(_configure, read_only=self._read_only))
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
-async def _open(path: Path, *, read_only: bool) -> _Connection:
+
+def at(path: Path) -> sqlite3.Connection:
+    """Connect to the database at `path`, which is there; transactions are begun and ended by hand."""
+    return sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
+    )
+
+
+async def threaded(path: Path) -> Connection:
+    """Return a connection to the database at `path` with a thread of its own."""
     # After a failed connect aiosqlite's thread outlives the error, and perhaps the loop; so this connect cannot fail.
     failed: list[sqlite3.Error] = []
 
     def connect() -> sqlite3.Connection:
         try:
-            return sqlite3.connect(
-                f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
-            )
+            return at(path)
         except sqlite3.Error as error:
             failed.append(error)
             return sqlite3.connect(":memory:")
 
-    connection = _Connection(connect, 64)
+    connection = _Threaded(connect, 64)
     await connection
-    try:
-        if failed:
-            raise failed[0]
-        await connection.run(partial(_configure, read_only=read_only))
-    except BaseException:
+    if failed:
         await connection.close()
-        raise
+        raise failed[0]
     return connection
 
 

@@ -11,29 +11,26 @@ docs/spool.md has the table of a message's states on disk.  What the reader must
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from errno import EPERM
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
-from relayd.mail.errors import QueueError, SpoolLocked
+from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
-from relayd.spool import notes as noting
-from relayd.spool.bodies import Bodies, sync_file_system
-from relayd.spool.lock import Lock, last_held
-from relayd.spool.notes import Notes
-from relayd.spool.recovery import NAME, lost, set_aside
-from relayd.spool.sqlite import SqliteQueue
+from relayd.spool.disk import Disk
+from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
-LOCK_PATIENCE = 1.0  # seconds that the workers of a daemon that was killed may need to end
-LOCK_LOOK = 0.02  # seconds between two tries
 
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
@@ -47,22 +44,23 @@ class Spool:
 
     def __init__(
         self,
-        root: Path,
-        lock: Lock,
+        ground: Ground,
+        lock: Held,
         owner: str,
-        queue: SqliteQueue,
-        notes: Notes,
+        queue: SpoolQueue,
+        notes: NoteBook,
         taken_over: TakenOver,
         history: timedelta,
         away: timedelta,
     ) -> None:
-        self.root = root
+        self.root = ground.root
         self.owner = owner
         self.queue = queue
-        self.bodies = Bodies(root / "queue")
+        self.bodies = ground.bodies
         self.notes = notes
         self.taken_over = taken_over
         self.away = away
+        self._ground = ground
         self._lock = lock
         self._history = history
         self._accepting = asyncio.Lock()
@@ -83,24 +81,22 @@ class Spool:
             OSError: a directory cannot be made or written.
         """
         make_directories(root)
-        held = last_held(root / "lock") or now
-        lock = await _locked(root / "lock")
-        owner = new_id(now)
-        queue: SqliteQueue | None = None
-        notes: Notes | None = None
+        return await cls.on(Disk(root), owner=new_id(now), now=now, history=history, events=events)
+
+    @classmethod
+    async def on(cls, ground: Ground, *, owner: str, now: datetime, history: timedelta, events: Events) -> Self:
+        """Do as `open` does, on any ground, under the name `owner`."""
+        lock = await ground.lock()
+        notes: NoteBook | None = None
+        queue: SpoolQueue | None = None
         try:
-            if lost(root):
-                raise QueueError(
-                    f"{root / NAME}: it is missing, although there are bodies in queue/;"
-                    " `relayd recover` rebuilds it from them"
-                )
-            earlier = noting.earlier(root / "queue")
-            noted = noting.noted_by(earlier, noting.boot_id())
-            notes = Notes.open(root / "queue", owner)
-            queue = await SqliteQueue.open(root / NAME, owner=owner, events=events, over=notes.over)
-            taken_over = await queue.take_over(now, noted)
+            ground.require_queue()
+            earlier = ground.earlier_notes()
+            notes = ground.begin_notes(owner)
+            queue = await ground.open_queue(owner, events, notes.over)
+            taken_over = await queue.take_over(now, earlier.noted)
             half_made = await queue.unmade()  # notifications: made anew, or not at all
-            await asyncio.to_thread(Bodies(root / "queue").unlink, half_made)
+            await asyncio.to_thread(ground.bodies.unlink, half_made)
         except BaseException:
             if queue is not None:
                 await queue.close()
@@ -108,13 +104,13 @@ class Spool:
                 notes.close()
             lock.release()
             raise
-        for path in earlier:
-            path.unlink()
+        earlier.forget()
         for message_id, address in taken_over.marked:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(root, lock, owner, queue, notes, taken_over, history, now - held)
+        away = now - lock.last_held if lock.last_held else timedelta(0)
+        return cls(ground, lock, owner, queue, notes, taken_over, history, away)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""
@@ -137,9 +133,9 @@ class Spool:
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
         """Take files into the queue, in order; return those whose messages are ours from now on.
 
-        A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
-        or in an earlier call, stays in `queue/` and is offered again by the next call; after a crash it is found as
-        an orphan.  Its id stays the same, so it cannot be queued twice.
+        A file that has changed or vanished since it was examined, or that may not be moved, is left out.  What could
+        not be made durable, here or in an earlier call, stays in `queue/` and is offered again by the next call; after
+        a crash it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
 
         Raises:
             QueueError: nothing could be accepted now.
@@ -163,7 +159,7 @@ class Spool:
         accepted = self._take(self._uncommitted)
         originals = [submission.original for submission in accepted if submission.original]
         if originals:
-            await asyncio.to_thread(_unlink, originals)
+            await asyncio.to_thread(self._ground.remove, originals)
         return accepted
 
     def _place(self, submissions: Sequence[Submission]) -> None:
@@ -176,6 +172,8 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if error.errno == EPERM and not submission.original:
+                    continue  # this file is immutable or append-only, or its directory is sticky: others may be moved
                 failure = error
                 if submission.original:
                     self._unplaced.append(submission)
@@ -215,11 +213,8 @@ class Spool:
 
     async def add_notification(self, message: Message, content: bytes) -> None:
         """Queue a message that we made ourselves; one that was begun before a crash is made again."""
-        try:
-            await asyncio.to_thread(self.bodies.write, message.id, content)
-            await self.queue.add([message])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.write, message.id, content)
+        await self.queue.add([message])
 
     async def read_original(self, message_id: str, limit: int) -> bytes:
         """Return the first `limit` octets of a body: what a notification returns of it."""
@@ -228,12 +223,16 @@ class Spool:
     # the end
 
     async def sweep(self, now: datetime) -> None:
-        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk."""
+        """Unlink the bodies of finished messages, forget old history; make what room can be made on a full disk.
+
+        Raises:
+            QueueError: the queue or the disk does not allow it now.
+        """
         if self.queue.degraded:
             with suppress(QueueError):  # the bodies may make enough
                 await self.queue.make_room()
         while finished := await self.queue.finished_bodies(now, BATCH):
-            gone = await asyncio.to_thread(self.bodies.unlink, finished)
+            gone = await self._on_disk(self.bodies.unlink, finished)
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
@@ -246,9 +245,16 @@ class Spool:
         if not await self.queue.any_to_forget(finished_before):
             return
         # A body whose unlinking is not on the disk would come back after a power cut, with no row to say it is over.
-        await asyncio.to_thread(sync_file_system, self.root)
+        await self._on_disk(self._ground.sync_all)
         while await self.queue.forget(finished_before, BATCH):
             pass
+
+    async def _on_disk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do in a thread what blocks; QueueError if the disk does not allow it."""
+        try:
+            return await asyncio.to_thread(work, *arguments, **options)
+        except OSError as error:
+            raise QueueError(f"{self.root}: {error}") from error
 
     # what a crash left
 
@@ -271,15 +277,12 @@ class Spool:
 
     async def adopt(self, message: Message) -> None:
         """Queue a message whose body is in its place already."""
-        try:
-            await asyncio.to_thread(self.bodies.sync, [message.id], [])
-        except OSError as error:
-            raise QueueError(f"{self.root}: {error}") from error
+        await self._on_disk(self.bodies.sync, [message.id], [])
         await self.queue.add([message])
 
     async def reject(self, message_id: str, reason: str) -> Path:
         """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""
-        return set_aside(self.root, message_id, reason)
+        return self._ground.set_aside(message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
         """Return which of the files that were being taken in are messages of ours already: in the queue, or finished.
@@ -287,26 +290,13 @@ class Spool:
         A copy that was placed and has no row is unlinked, since nobody knows whether all of it is on the disk; its
         original is there.  To be called before anything is accepted, or looked at as an orphan.
         """
-        names = os.listdir(self.root / "queue" / "incoming") + await asyncio.to_thread(_claimed_far, self.root)
+        names = await asyncio.to_thread(self._ground.incoming)
         originals = {name.removesuffix(".orig") for name in names if name.endswith(".orig")}
         known = await self.queue.known({name.removesuffix(".orig") for name in names})
-        if placed := [each for each in originals - known if self.bodies.path(each).exists()]:
+        if placed := [each for each in originals - known if self.bodies.exists(each)]:
             await asyncio.to_thread(self.bodies.unlink, placed)
-            await asyncio.to_thread(sync_file_system, self.root)  # before the original is a dropped file again
+            await asyncio.to_thread(self._ground.sync_all)  # before the original is a dropped file again
         return frozenset(known)
-
-
-async def _locked(path: Path) -> Lock:
-    """Take the lock; see `Lock.acquire`."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + LOCK_PATIENCE
-    while True:
-        try:
-            return Lock.acquire(path)
-        except SpoolLocked:
-            if loop.time() >= until:
-                raise
-        await asyncio.sleep(LOCK_LOOK)
 
 
 def make_directories(root: Path) -> None:
@@ -317,15 +307,3 @@ def make_directories(root: Path) -> None:
             with suppress(FileExistsError):
                 (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
-
-
-def _claimed_far(root: Path) -> list[str]:
-    """Return the names of files that were claimed where they are, on another file system, without their dots."""
-    found = [name for each in (root, root / "new") for name in os.listdir(each)]
-    return [name[1:] for name in found if name.startswith(".") and name.endswith(".orig")]
-
-
-def _unlink(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):  # the next start finds that its message is known, and unlinks it
-            path.unlink(missing_ok=True)

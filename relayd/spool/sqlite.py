@@ -39,7 +39,7 @@ from relayd.spool import (
     waiting,
 )
 from relayd.spool.arrivals import Strays
-from relayd.spool.connection import Link, check, migrate
+from relayd.spool.connection import Connect, Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
@@ -67,12 +67,13 @@ class SqliteQueue:
         events: Events,
         over: Callable[[Iterable[Claimed]], None],
         new_notice_id: Callable[[], str],
+        connect: Connect | None,
     ) -> None:
         self._owner = owner
         self._over = over
         self._new_id = new_notice_id
-        self._changes = Link(path, read_only=False, events=events)
-        self._looks = Link(path, read_only=True, events=_ignore)
+        self._changes = Link(path, read_only=False, events=events, connect=connect)
+        self._looks = Link(path, read_only=True, events=_ignore, connect=connect)
         self._writer: Writer | None = None
 
     @classmethod
@@ -84,15 +85,17 @@ class SqliteQueue:
         events: Events = _ignore,
         over: Callable[[Iterable[Claimed]], None] = _ignore,
         new_notice_id: Callable[[], str] = lambda: new_id(datetime.now(UTC)),
+        connect: Connect | None = None,
     ) -> Self:
         """Open the queue at `path`; a daemon creates it where there is none, and migrates it.
 
-        `over` is told of claims that were durably settled or given back.
+        `over` is told of claims that were durably settled or given back.  `connect` opens other connections than those
+        with a thread.
 
         Raises:
             QueueError: none there, of a newer version (it is left alone), or corrupt.
         """
-        queue = cls(path, owner, events, over, new_notice_id)
+        queue = cls(path, owner, events, over, new_notice_id, connect)
         try:
             if owner is not None:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

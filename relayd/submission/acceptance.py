@@ -88,7 +88,9 @@ class Acceptance:
             path = self.incoming.put_back(submission.original, None, submission.message.id)
         if reason:
             with contextlib.suppress(FileNotFoundError):
-                self._left.leave(path, os.lstat(path), reason)
+                status = os.lstat(path)
+                if submission.original or identity_of(status) == submission.identity:
+                    self._left.leave(path, status, reason)  # else another one is there by now, and is taken next
 
     def _in_place(self, path: Path, descriptor: int, status: os.stat_result, queue_id: str) -> Submission | None:
         found = self._examined(_reader(descriptor), queue_id, status.st_size)

@@ -14,6 +14,8 @@ A crash leaves any of these; `leftovers` finds them at the next start.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ from pathlib import Path
 from relayd.mail.message import arrival_of
 
 _ORIGINAL = ".orig"
+_RENAME_NOREPLACE = 1  # renameat2(2), which Python's `os` lacks
+_AT_FDCWD = -100
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,9 @@ class Incoming:
         name."""
         target = self._by_id(original, queue_id) if path is None or os.path.lexists(path) else path
         self._ours(target)
-        os.rename(original, target)
+        if not _renamed_to_free(original, target):
+            target = self._by_id(original, queue_id)
+            os.rename(original, target)
         return target
 
     def _by_id(self, original: Path, queue_id: str) -> Path:
@@ -115,6 +122,22 @@ class Incoming:
             stem = name.removesuffix(_ORIGINAL)
             if _is_id(stem):
                 yield Leftover(id=stem, path=self._directory / name, is_original=stem != name)
+
+
+def _renamed_to_free(source: Path, target: Path) -> bool:
+    """Rename unless there is something at `target`, in one step: what a producer dropped meanwhile must not go."""
+    arguments = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if _LIBC.renameat2(*arguments) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error == errno.EEXIST:
+        return False
+    if error in (errno.EINVAL, errno.ENOSYS):  # the file system, or the kernel, cannot: look first, then
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+        return True
+    raise OSError(error, os.strerror(error), str(source), None, str(target))
 
 
 def _mount_of(directory: Path) -> tuple[int, bytes] | None:

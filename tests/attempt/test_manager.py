@@ -392,6 +392,27 @@ async def test_after_a_reload_the_new_settings_decide(bench: Bench) -> None:
     assert b"Reporting-MTA: dns; other.example.org" in bench.store.added[0][1]
 
 
+async def test_notifications_share_the_waits_for_the_disk() -> None:
+    """P17: ten thousand bounces are not made one by one, each with syncs of its own; nor are all made at once."""
+    ledger = MemoryLedger()
+    notices = [replace(a_notice(), id=f"{number:020}") for number in range(3 * QUICK.notices_at_once)]
+    ledger.debts = {notice.id: notice for notice in notices}
+    bench = Bench(ledger)
+    bench.store.gate.clear()
+
+    bench.manager.start()
+    await until(lambda: bench.store.waiting == QUICK.notices_at_once)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    most = bench.store.waiting
+    bench.store.gate.set()
+    await bench.idle()
+    await bench.manager.close()
+
+    assert most == QUICK.notices_at_once
+    assert [message.id for message, _ in bench.store.added] == [notice.id for notice in notices]
+
+
 async def test_closing_finishes_the_notification_in_hand(bench: Bench) -> None:
     bench.store.gate.clear()
     await bench.manager.report(an_attempt(a_delivery(), NO_SUCH_USER))

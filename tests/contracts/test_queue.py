@@ -20,14 +20,33 @@ from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.spool.queue import HistoryRow, Listed, Queue
 from relayd.spool.sqlite import SqliteQueue
+from tests.simulation.inline import InlineConnections
+from tests.simulation.queue import MemoryQueue
+from tests.simulation.tables import Tables
 from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, by, settled
 
+TheQueue = SqliteQueue | MemoryQueue  # each has `examine` and `close`, too
 
-async def on_sqlite(directory: Path) -> SqliteQueue:
+
+async def on_sqlite(directory: Path) -> TheQueue:
     return await SqliteQueue.open(directory / "queue.db", owner="this", new_notice_id=lambda: new_id(NOW))
 
 
-FACTORIES: dict[str, Callable[[Path], Awaitable[SqliteQueue]]] = {"sqlite": on_sqlite}
+async def in_memory(directory: Path) -> TheQueue:
+    return MemoryQueue(Tables(), owner="this", new_notice_id=lambda: new_id(NOW))
+
+
+async def on_sqlite_without_threads(directory: Path) -> TheQueue:
+    connect = InlineConnections().connect
+    path = directory / "queue.db"
+    return await SqliteQueue.open(path, owner="this", new_notice_id=lambda: new_id(NOW), connect=connect)
+
+
+FACTORIES: dict[str, Callable[[Path], Awaitable[TheQueue]]] = {
+    "sqlite": on_sqlite,
+    "sqlite-inline": on_sqlite_without_threads,
+    "memory": in_memory,
+}
 
 
 @pytest.fixture(params=list(FACTORIES.values()), ids=list(FACTORIES))

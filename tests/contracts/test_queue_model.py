@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,12 +24,16 @@ from relayd.mail.message import new_id
 from relayd.mail.recipient import CHANGES, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.spool.queue import HistoryRow, Listed
-from tests.contracts.test_queue import on_sqlite
+from tests.contracts.test_queue import TheQueue, in_memory, on_sqlite
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message, by
 
 T = TypeVar("T")
 SITES = ("one.example", "two.example")
 OUTCOMES = st.sampled_from([Status.DELIVERED, Status.DEFERRED, Status.FAILED, Status.QUEUED])
+
+
+async def awaited(work: Awaitable[T]) -> T:
+    return await work
 
 
 @dataclass
@@ -45,17 +49,19 @@ class Known:
 
 
 class QueueMachine(RuleBasedStateMachine):
+    factory: Callable[[Path], Awaitable[TheQueue]]
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.directory = Path(tempfile.mkdtemp(prefix="queue-model-"))
-        self.queue = self.run(on_sqlite(self.directory))
+        self.queue = self.run(type(self).factory(self.directory))
         self.now = NOW
         self.messages: dict[str, Known] = {}
         self.claims: list[Delivery] = []
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+    def run(self, work: Awaitable[T]) -> T:
+        return self.runner.run(awaited(work))
 
     def teardown(self) -> None:
         self.run(self.queue.close())
@@ -221,7 +227,16 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.run(self.queue.withdrawn()) == withdrawn
 
 
-TestQueueModel = QueueMachine.TestCase
-TestQueueModel.settings = settings(
+class SqliteMachine(QueueMachine):
+    factory = staticmethod(on_sqlite)
+
+
+class MemoryMachine(QueueMachine):
+    factory = staticmethod(in_memory)
+
+
+TestSqliteModel = SqliteMachine.TestCase
+TestMemoryModel = MemoryMachine.TestCase
+TestSqliteModel.settings = TestMemoryModel.settings = settings(
     max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

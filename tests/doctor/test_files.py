@@ -17,6 +17,7 @@ from relayd.doctor.finding import Finding
 from relayd.doctor.running import Running
 from relayd.mail.message import new_id
 from relayd.spool.spool import Spool, make_directories
+from relayd.spool.sqlite import SqliteQueue
 from tests.spool.mail import HOUR, NOW, a_submission
 from tests.spool.test_spool import finish, opened
 
@@ -173,6 +174,7 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 
 async def found(spool: Spool, now: datetime = LATER, state: Running = RUNS) -> list[Finding]:
+    assert isinstance(spool.queue, SqliteQueue)
     return [each async for each in of_bodies(spool.queue, spool.root, now, state)]
 
 

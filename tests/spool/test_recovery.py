@@ -137,6 +137,7 @@ async def test_a_new_spool_has_nothing_to_recover_and_starts(tmp_path: Path) -> 
 
 async def test_a_queue_of_a_newer_relayd_is_no_damage(tmp_path: Path) -> None:
     spool = await opened(tmp_path)
+    assert isinstance(spool.queue, SqliteQueue)
     await spool.queue._change(lambda db: db.execute("PRAGMA user_version = 99"))
     await spool.close()
 

@@ -283,6 +283,23 @@ class TestSweep:
 
         assert bodies_of(spool) == set()
 
+    async def test_a_disk_that_does_not_allow_it_is_a_trouble_of_the_spool_and_it_is_tried_again(
+        self, spool: Spool
+    ) -> None:
+        (message,) = await accept(spool, [dropped(spool)])
+        await finish(spool)
+        body = spool.bodies.path(message.id)
+        body.unlink()
+        body.mkdir()
+
+        with pytest.raises(QueueError, match="Is a directory"):
+            await spool.sweep(NOW)
+
+        body.rmdir()
+        body.touch()
+        await spool.sweep(NOW)
+        assert bodies_of(spool) == set()
+
     async def test_a_log_that_cannot_grow_any_more_is_begun_anew(self, spool: Spool) -> None:
         await spool.queue.sites()  # a second connection, whose presence keeps the log
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

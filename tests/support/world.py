@@ -23,8 +23,8 @@ from typing import Any, Self, TypeVar
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relayd.demo.dns import DnsServer
 from relayd.demo.smtp import smtp_server
+from tests.support.dns import FaultyDns
 from tests.support.process import ROOT, Daemon, wait_until, write_config
 
 T = TypeVar("T")
@@ -90,8 +90,9 @@ def octets(envelope: Envelope) -> bytes:
 class World:
     """See the module.  Use it as a context manager.  `processes` is `relay.processes`, unless a test says otherwise."""
 
-    def __init__(self, directory: Path, *, processes: int = 0) -> None:
+    def __init__(self, directory: Path, *, processes: int = 0, dns: FaultyDns | None = None) -> None:
         self.directory = directory
+        self.dns = dns or FaultyDns()
         self.spool = directory / "spool"
         self.config_path = directory / "config.toml"
         self.port = 0
@@ -103,7 +104,7 @@ class World:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.dns = self.run(self._stack.enter_async_context(DnsServer()))
+        self.run(self._stack.enter_async_context(self.dns))
         return self
 
     def __exit__(self, *_: object) -> None:

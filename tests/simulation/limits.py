@@ -1,0 +1,41 @@
+"""Whether the daemon keeps its limits, as its network and servers see it."""
+
+from __future__ import annotations
+
+from tests.simulation.facts import Facts
+from tests.simulation.network import Connection, Network
+from tests.simulation.scenario import Scenario
+
+
+class Limits:
+    """See the module."""
+
+    def __init__(self, scenario: Scenario, network: Network, facts: Facts) -> None:
+        self._rules = scenario.rules
+        self._facts = facts
+        self._site_of = {
+            address: n for n, site in enumerate(scenario.sites) for host in site for address in host.addresses
+        }
+        self._open: set[int] = set()
+        self._open_at: dict[int, set[int]] = {n: set() for n in range(len(scenario.sites))}
+        self.most_open = 0
+        network.opened = self._opened
+        network.closed = self._closed
+
+    def _opened(self, connection: Connection) -> None:
+        at_site = self._open_at[self._site_of[connection.address]]
+        self._open.add(connection.number)
+        at_site.add(connection.number)
+        self.most_open = max(self.most_open, len(self._open))
+        if len(self._open) > self._rules.max_connections:
+            self._facts.breach(f"{_named(self._open)} are open, of {self._rules.max_connections}")
+        if len(at_site) > self._rules.per_site:
+            self._facts.breach(f"{_named(at_site)} are open to one site, of {self._rules.per_site}")
+
+    def _closed(self, connection: Connection) -> None:
+        self._open.discard(connection.number)
+        self._open_at[self._site_of[connection.address]].discard(connection.number)
+
+
+def _named(connections: set[int]) -> str:
+    return f"{len(connections)} connections ({', '.join(f'c{each}' for each in sorted(connections)[-5:])})"
