@@ -120,6 +120,11 @@ class Scenario:
     slow_disk: float = 0.0  # seconds for a commit, at most
 
     @property
+    def recipients(self) -> int:
+        """How many recipients are dropped."""
+        return sum(len(drop.to) for drop in self.drops)
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing happens to the daemon, its disk or its clock."""
         return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
