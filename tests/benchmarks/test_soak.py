@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +20,7 @@ from benchmarks.soaking.plan import MOST, Plan
 from benchmarks.soaking.samples import Sample, growth
 from benchmarks.soaking.shared import Note
 
+ROOT = Path(__file__).parents[2]
 PLAN = Plan(seed=7, domains=600, sites=40)
 ONE = next(m for m in range(1000) if len(PLAN.recipients(m)) == 1 and not PLAN.is_null(m))
 NULL = next(m for m in range(1000) if len(PLAN.recipients(m)) == 1 and PLAN.is_null(m))
@@ -191,6 +196,17 @@ def test_a_chart_shows_all_its_curves_inside_it() -> None:
 def test_a_chart_needs_something_to_show() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         Chart(title="empty", y_label="MiB", curves={"daemon": []})
+
+
+def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
+    """P1, P9: some seconds of what `make soak` does for an hour; the seed is in what is shown."""
+    line = [sys.executable, "-m", "benchmarks.soak", "--quick", "--directory", str(tmp_path / "soak")]
+
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^faults: 0; ", done.stdout, re.MULTILINE), done.stdout
+    assert int(re.findall(r"^480 messages dropped .*: (\d+) delivered", done.stdout, re.MULTILINE)[0]) > 240
 
 
 def samples(seconds: int, lives: tuple[int, ...]) -> list[Sample]:
