@@ -110,6 +110,7 @@ class Conversation:
         self._chunk: tuple[int, bool] | None = None  # octets that are awaited, and whether they are the last
         self._broken = False  # a chunk was refused, and no RSET has come since
         self._begun = 0  # messages
+        self._dsn = False  # offered
         self._heard_at = exchanger.agenda.now
 
     # its life
@@ -229,6 +230,7 @@ class Conversation:
         if fault is not None and not (verb == "HELO" and fault.startswith("5")):
             self._say(fault)
         elif verb == "EHLO":
+            self._dsn = "DSN" in exchanger.temper.offers
             lines = (exchanger.name, *exchanger.temper.offers)
             self._say("\r\n".join(f"250{'-' if n < len(lines) - 1 else ' '}{each}" for n, each in enumerate(lines)))
         else:
@@ -320,6 +322,7 @@ class Conversation:
                     address=address,
                     server=exchanger.name,
                     connection=self._connection.number,
+                    dsn=self._dsn,
                 ),
                 content,
             )

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from relayd.mail.deadline import Deadline
 from tests.simulation.scenario import Drop
 
 
@@ -31,16 +32,21 @@ class Take:
     address: str
     server: str
     connection: int
+    dsn: bool = False  # the server had offered DSN
 
 
 @dataclass(slots=True)
 class Facts:
     """See the module."""
 
-    takes: dict[tuple[str, str], list[Take]] = field(default_factory=lambda: defaultdict(list))
+    takes: dict[tuple[str, str], list[Take]] = field(default_factory=lambda: defaultdict(list))  # by identity, address
     dropped: dict[str, Drop] = field(default_factory=dict)  # by identity
     payloads: dict[str, bytes] = field(default_factory=dict)
     marked: Callable[[Take], bool] = lambda take: False  # whether the queue has it marked as a possible duplicate
+    made: dict[str, bytes] = field(default_factory=dict)  # notifications, by id
+    deadlines: dict[str, Deadline] = field(default_factory=dict)  # of messages, by id
+    endings: Counter[str] = field(default_factory=Counter)  # how often the end of a message was about to leave, by id
+    operated: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # messages, by the verb
     contents: dict[str, bytes] = field(default_factory=dict)  # of notifications that were taken, by identity
     injected: Counter[str] = field(default_factory=Counter)  # faults, by kind
     broken: list[str] = field(default_factory=list)
@@ -60,6 +66,10 @@ class Facts:
                 self.breach(f"notification {take.identity} came with different contents")
         elif content.partition(b"\r\n\r\n")[2] != payload and self.dropped[take.identity].shape in ("plain", "dots"):
             self.breach(f"{take.identity} came to {take.address} with another body")
+
+    def any_with_dsn(self, address: str) -> bool:
+        """Whether a server that offers DSN has a message for `address`, which only one message was sent to."""
+        return any(each.dsn for (_, to), takes in self.takes.items() if to == address for each in takes)
 
     def breach(self, what: str) -> None:
         """Note a broken promise."""

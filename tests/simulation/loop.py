@@ -15,7 +15,6 @@ import itertools
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextvars import Context
 from typing import Any, Protocol
 
 from tests.simulation.facts import Broken
@@ -198,10 +197,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         """What nobody iterates any more is dropped."""
-
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        """As usual."""
-        return super().call_soon(callback, *args, context=context)  # type: ignore[arg-type]
 
 
 def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:

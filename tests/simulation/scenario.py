@@ -120,6 +120,16 @@ class Scenario:
     slow_disk: float = 0.0  # seconds for a commit, at most
 
     @property
-    def recipients(self) -> int:
-        """How many recipients are dropped."""
-        return sum(len(drop.to) for drop in self.drops)
+    def quiet(self) -> bool:
+        """Whether nothing happens to the daemon, its disk or its clock."""
+        return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
+
+    @property
+    def disk_fails(self) -> bool:
+        """Whether the queue may be told that what happened did not."""
+        return self.queue_faults > 0 or any(strike.what == "disk" for strike in self.strikes)
+
+    @property
+    def power_fails(self) -> bool:
+        """Whether the machine loses its power."""
+        return any(strike.what == "power" for strike in self.strikes)

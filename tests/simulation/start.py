@@ -8,13 +8,16 @@ connections, greetings, sessions and engines, the reading of what is dropped.  A
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
+from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Event, Lifecycle
+from relayd.mail.message import Message
 from relayd.manager import ManagerSettings, RelayManager
 from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
@@ -27,8 +30,10 @@ from relayd.route.settings import RouteSettings
 from relayd.schedule.rate import Rate
 from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
+from relayd.spool.ground import NoteBook
 from relayd.spool.spool import Spool
 from tests.simulation.drops import HOSTNAME, MemoryPickup
+from tests.simulation.facts import Facts
 from tests.simulation.faults import DiskFaults
 from tests.simulation.ground import MemoryGround
 from tests.simulation.scenario import Rules, Strike
@@ -115,6 +120,7 @@ class Start:
         if not known:
             return
         chosen = [known[int(strike.value) % len(known)]]
+        self._world.facts.operated[strike.what].update(chosen)
         with suppress(QueueError):  # which the operator is told of
             match strike.what:
                 case "hold":
@@ -131,6 +137,10 @@ class Start:
         if not self._dead:
             self._tellings(event)
 
+    def _arrived(self, message: Message) -> None:
+        if self.manager is not None:
+            self.manager.arrived([message])
+
     # the parts
 
     def _attempts(self, spool: Spool, rules: Rules) -> AttemptManager:
@@ -138,7 +148,7 @@ class Start:
             retry_settings(rules),
             HOSTNAME,
             ledger=LedgerPort(spool.queue),
-            notifications=NotificationsPort(spool, lambda message: self.manager and self.manager.arrived([message])),
+            notifications=_Recorded(spool, self._arrived, self._world.facts),
             clock=self._world.clock,
             jitter=self._world.chance.random,
             events=self._events,
@@ -156,7 +166,7 @@ class Start:
             addresses=self._router,
             reports=attempts,
             bodies=BodiesPort(spool.bodies),
-            in_hand=InHandPort(spool.notes),
+            in_hand=_Counted(spool.notes, self._world.facts),
             withdrawn=lambda message_id: self.manager is not None and self.manager.withdrawn(message_id),
         )
         return Relayers(
@@ -187,6 +197,26 @@ class Start:
             events=self._events,
             monotonic=world.monotonic,
         )
+
+
+class _Recorded(NotificationsPort):
+    def __init__(self, spool: Spool, added: Callable[[Message], None], facts: Facts) -> None:
+        super().__init__(spool, added)
+        self._facts = facts
+
+    async def add_notification(self, message: Message, content: bytes) -> None:
+        self._facts.made[message.id] = content
+        await super().add_notification(message, content)
+
+
+class _Counted(InHandPort):
+    def __init__(self, notes: NoteBook, facts: Facts) -> None:
+        super().__init__(notes)
+        self._facts = facts
+
+    def ending(self, delivery: Delivery) -> None:
+        super().ending(delivery)
+        self._facts.endings[delivery.id] += 1
 
 
 def retry_settings(rules: Rules) -> RetrySettings:

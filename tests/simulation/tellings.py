@@ -1,15 +1,42 @@
-"""What the daemon tells of itself, over all its starts: events, and the counters that the observer keeps of them."""
+"""What the daemon tells of itself, over all its starts: events, the counters and the log lines that are made of them.
+
+What can only be judged when it is told is judged here: whether a message that is given up has had its time.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime, timedelta
 from typing import Any, cast
 
-from relayd.mail.events import Accepted, Attempted, Degraded, Event, HeldAfterDeaths, Marked, Notified, Trouble
-from relayd.observe.counters import Counters
+from relayd.mail.events import (
+    Accepted,
+    Attempted,
+    Degraded,
+    Event,
+    HeldAfterDeaths,
+    Lifecycle,
+    Marked,
+    NotificationDropped,
+    Notified,
+    Trouble,
+)
+from relayd.mail.message import arrival_of
+from relayd.mail.recipient import Status
+from relayd.observe.counters import Counted, Counters
 from relayd.observe.observer import Observer
 from tests.simulation.facts import Facts
 from tests.simulation.world import World
+
+EXPIRED = "5.4.7"
+LONGEST_ATTEMPT = 1500.0  # seconds: what was begun before the end may last so long
+_LINES = {
+    Counted.DELIVERED: "delivered",
+    Counted.DEFERRED: "deferred",
+    Counted.FAILED: "failed",
+    Counted.ACCEPTED: "accepted",
+    Counted.TROUBLE: "trouble",
+}
 
 
 class Tellings:
@@ -18,25 +45,61 @@ class Tellings:
     def __init__(self, world: World) -> None:
         self._world = world
         self._facts: Facts = world.facts
-        self.counters = Counters()
-        self._observer = Observer(cast(Any, _Silent()), self.counters)
-        self.final: Counter[str] = Counter()  # recipients that were told to be delivered or failed
-        self.marked = 0
+        self._log = _Log()
+        self._observer = Observer(cast(Any, self._log), Counters())
+        self.counters = self._observer._counters
+        self.marked: set[tuple[str, str]] = set()  # at a start
         self.held: set[str] = set()
+        self.starts = 0
         self.trouble: list[str] = []
 
     def __call__(self, event: Event) -> None:
         self._observer(event)
         self._facts.note(self._world.agenda.now, _short(event))
         match event:
+            case Accepted(message=message) if message.envelope.deadline:
+                self._facts.deadlines[message.id] = message.envelope.deadline
+            case Attempted():
+                self._judge_end(event)
+            case Lifecycle(state="started"):
+                self.starts += 1
             case Trouble():
                 self.trouble.append(f"{event.part}: {event.detail}")
             case HeldAfterDeaths():
                 self.held.add(event.id)
+                if event.deaths > self._facts.injected["kill"]:
+                    self._facts.breach(f"{event.id} is held after {event.deaths} deaths")
             case Marked():
-                self.marked += 1
+                self.marked.add((event.id, event.address))
             case _:
                 pass
+
+    def judge(self) -> None:
+        """The log and the counters tell the same."""
+        for counted, words in _LINES.items():
+            if self.counters[counted] != self._log.lines[words]:
+                self._facts.breach(f"{counted.label} is {self.counters[counted]}, and {self._log.lines[words]} lines")
+
+    def _judge_end(self, event: Attempted) -> None:
+        """What is given up for its age was old enough; where nothing disturbs the daemon, not much too old."""
+        recipient = event.recipient
+        if recipient.status is not Status.FAILED or recipient.dsn != EXPIRED:
+            return
+        rules = self._world.scenario.rules
+        ends = arrival_of(event.id) + timedelta(seconds=rules.lifetime)
+        if deadline := self._deadline(event.id):
+            ends = min(ends, deadline)
+        late = (self._world.clock() - ends).total_seconds()
+        if late < -0.002:  # an id has milliseconds
+            self._facts.breach(f"{event.id} to {recipient.address} was given up {-late:.3f} s before its time")
+        if late > 2 * rules.check_interval + LONGEST_ATTEMPT and self._world.scenario.quiet:
+            self._facts.breach(f"{event.id} to {recipient.address} was given up {late:.0f} s late")
+
+    def _deadline(self, message_id: str) -> datetime | None:
+        tables = self._world.disk.tables
+        message = tables.messages.get(message_id)
+        deadline = message.message.envelope.deadline if message else self._facts.deadlines.get(message_id)
+        return deadline.at if deadline else None
 
 
 def _short(event: Event) -> str:
@@ -48,13 +111,21 @@ def _short(event: Event) -> str:
             return f"accepted {event.message.id} {event.file}"
         case Notified():
             return f"notified {event.id} {event.action.value} of {event.message_id}"
+        case NotificationDropped():
+            return f"not notified of {event.message_id}"
         case Degraded():
             return f"degraded {event.part} {event.reason}"
         case _:
             return repr(event)
 
 
-class _Silent:
-    def info(self, *words: object, **facts: object) -> None: ...
+class _Log:
+    """Counts lines by what they tell."""
+
+    def __init__(self) -> None:
+        self.lines: Counter[str] = Counter()
+
+    def info(self, what: str, **facts: object) -> None:
+        self.lines[what or str(facts["status"])] += 1
 
     warning = error = info

@@ -49,6 +49,11 @@ class World:
         """The wall clock."""
         return EPOCH + timedelta(seconds=self.agenda.now + self.offset)
 
+    @property
+    def started(self) -> datetime:
+        """What the wall clock showed in the beginning."""
+        return EPOCH
+
     def monotonic(self) -> float:
         """The other one."""
         return self.agenda.now
