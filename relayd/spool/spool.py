@@ -176,8 +176,11 @@ class Spool:
             raise QueueError(f"{self.root}: {failure}") from failure
 
     def _sync(self, placed: list[Submission]) -> OSError | None:
+        sources = {each.path.parent for each in placed}
+        if any(each.original for each in placed):  # it must not come back where it was dropped, either
+            sources |= {self.root / "new", self.root}
         try:
-            self.bodies.sync([each.message.id for each in placed], {each.path.parent for each in placed})
+            self.bodies.sync([each.message.id for each in placed], sources)
         except OSError as error:
             self._unsynced += placed
             return error

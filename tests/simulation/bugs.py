@@ -205,8 +205,8 @@ SETTLING = (
     _bug(
         "notifications are made when there is time, and nobody is told that they are owed",
         "attempt.notifier",
-        "        \"\"\"Something is owed.\"\"\"\n        self._owed.set()\n",
-        "        \"\"\"Something is owed.\"\"\"\n",
+        '        """Something is owed."""\n        self._owed.set()\n',
+        '        """Something is owed."""\n',
     ),
     _bug(
         "back-off never ends",

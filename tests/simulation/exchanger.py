@@ -111,6 +111,7 @@ class Conversation:
         self._broken = False  # a chunk was refused, and no RSET has come since
         self._begun = 0  # messages
         self._dsn = False  # offered
+        self._mailed_at = 0.0  # when the transaction began
         self._heard_at = exchanger.agenda.now
 
     # its life
@@ -259,6 +260,7 @@ class Conversation:
         if self._say(exchanger.fault("MAIL") or "250 2.1.0 ok"):
             self._forget()
             self._sender = _address(line)
+            self._mailed_at = exchanger.agenda.now
 
     def _rcpt(self, line: str) -> None:
         if self._sender is None:
@@ -323,6 +325,7 @@ class Conversation:
                     server=exchanger.name,
                     connection=self._connection.number,
                     dsn=self._dsn,
+                    begun=self._mailed_at - 3 * (exchanger.temper.service + 2 * exchanger.temper.latency) - 1,
                 ),
                 content,
             )

@@ -101,4 +101,3 @@ def _function(module: ModuleType, name: str) -> FunctionType:
     if not isinstance(found, FunctionType):
         raise Stale(f"{module.__name__}.{name} is no function")
     return found
-

@@ -16,6 +16,7 @@ from relayd.spool.operators import HELD_BY_OPERATOR
 from relayd.spool.queue import HistoryRow
 from tests.simulation.facts import Take
 from tests.simulation.notices import judge_notices
+from tests.simulation.progress import judge_progress
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import World
 
@@ -52,6 +53,7 @@ class Oracle:
         self._tellings.judge()
         self._judge_counters()
         judge_notices(self._world)
+        judge_progress(self._world)
 
     def _judge_queue(self) -> None:
         """Only what is held may be left."""
@@ -97,13 +99,15 @@ class Oracle:
             self._expect(row.id in self._facts.operated["remove"], f"{name} is removed, and nobody asked for it")
         if status is Status.FAILED:
             self._judge_failure(name, recipient)
-        if marked and not (self._scenario.power_fails or self._scenario.disk_fails):
+        if marked and not (self._scenario.power_fails or self._scenario.disk_lies):
             endings = self._facts.endings[row.id]
             least = 2 if status is Status.DELIVERED else 1
             self._expect(endings >= least, f"{name} is marked, and its end left {endings} times")
 
     def _judge_failure(self, name: str, recipient: Recipient) -> None:
-        """A failure has a cause: time, the DNS, or a server that refused."""
+        """A failure has a cause: time, the DNS, or a server that refused; what was refused for good is not tried on."""
+        tried_on = recipient.dsn == "5.4.7" and "550 5.1.1" in recipient.reply
+        self._expect(not tried_on, f"{name} was tried until its time was over: {recipient.reply}")
         if recipient.dsn in ("5.4.7", "5.1.2", "5.1.10", "5.4.4", "5.4.6"):
             return
         refused = recipient.reply.startswith("5") or recipient.dsn in ("5.6.7", "5.3.4", "5.6.3")

@@ -126,12 +126,16 @@ class Start:
                 case "hold":
                     await queue.hold(chosen)
                 case "release":
+                    self._world.facts.withdrawn.clear()
                     await queue.release([each for each in known if tables.messages[each].held])
                 case "retry":
                     await queue.retry(known, self._world.clock())
                 case _:
                     await queue.remove(chosen, self._world.clock())
             await self.manager.operator_changed_queue()
+            if strike.what in ("hold", "remove"):
+                now = self._world.agenda.now
+                self._world.facts.withdrawn.update({each: now for each in chosen if each not in self._world.facts.made})
 
     def _events(self, event: Event) -> None:
         if not self._dead:

@@ -26,6 +26,7 @@ from relayd.mail.recipient import Status
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.observer import Observer
 from tests.simulation.facts import Facts
+from tests.simulation.progress import Pace
 from tests.simulation.world import World
 
 EXPIRED = "5.4.7"
@@ -51,6 +52,7 @@ class Tellings:
         self.marked: set[tuple[str, str]] = set()  # at a start
         self.held: set[str] = set()
         self.starts = 0
+        self._pace = Pace(world.scenario, world.facts)
         self.trouble: list[str] = []
 
     def __call__(self, event: Event) -> None:
@@ -61,6 +63,7 @@ class Tellings:
                 self._facts.deadlines[message.id] = message.envelope.deadline
             case Attempted():
                 self._judge_end(event)
+                self._pace.heard(event)
             case Lifecycle(state="started"):
                 self.starts += 1
             case Trouble():
