@@ -208,7 +208,7 @@ class _Drawing:
 
     def _kills(self) -> tuple[int, ...]:
         chance = self._chance
-        found = []
+        found: list[int] = []
         while chance.random() < 0.4 and len(found) < 6:
             found.append(int(2 ** chance.uniform(3, 7 + self._messages.bit_length())))
         return tuple(found)

@@ -19,7 +19,6 @@ from tests.simulation.notices import judge_notices
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import World
 
-
 # What is told when the daemon is stopped while the disk takes nothing.
 _OF_A_DISK = ("stop: not waiting", "queue: stopped with outcomes", "relayer: ")
 

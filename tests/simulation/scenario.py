@@ -24,7 +24,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail (for good)."""
+    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail."""
 
     name: str
     site: int
