@@ -131,7 +131,7 @@ class _Drawing:
             trouble=self._sometimes(0.6, 0.4),
             cuts=self._sometimes(0.4, 0.8),
             faults=self._faults,
-            greylist=chance.choice((60.0, 300.0)) if chance.random() < 0.1 else 0.0,
+            greylist=chance.choice((60.0, 300.0)) if chance.random() < 0.1 * self._dense else 0.0,
             connections=chance.choice((1, 2, 3)) if chance.random() < 0.1 else 0,
             transactions=chance.choice((1, 2, 5)) if chance.random() < 0.1 else 0,
             rate=chance.choice((5, 30)) if chance.random() < 0.1 * self._dense else 0,
@@ -159,8 +159,9 @@ class _Drawing:
     def _drops(self, domains: tuple[Domain, ...]) -> tuple[Drop, ...]:
         chance = self._chance
         times = sorted(round(chance.random() * self._span, 3) for _ in range(self._messages))
-        if chance.random() < 0.5:
-            times = [round(at / 10) * 10.0 for at in times]
+        if self._messages > SOME[1] or chance.random() < 0.5:  # together
+            period = self._span / 4 if self._messages > SOME[1] else 10.0
+            times = [round(at / period) * period for at in times]
         return tuple(self._drop(number, at, domains) for number, at in enumerate(times))
 
     def _drop(self, number: int, at: float, domains: tuple[Domain, ...]) -> Drop:
@@ -181,7 +182,7 @@ class _Drawing:
         )
 
     def _to(self, number: int, each: int, domain: str) -> To:
-        kind = self._chance.choices(("r", "no", "full"), (93, 5, 2))[0]
+        kind = self._chance.choices(("r", "no", "full"), (100, 6 * self._dense, 2 * self._dense))[0]
         return To(address=f"{kind}{each}.m{number}@{domain}", notify=self._chance.choice(NOTIFY))
 
     def _strikes(self) -> tuple[Strike, ...]:
@@ -208,7 +209,7 @@ class _Drawing:
 
     def _kills(self) -> tuple[int, ...]:
         chance = self._chance
-        found = []
+        found: list[int] = []
         while chance.random() < 0.4 and len(found) < 6:
             found.append(int(2 ** chance.uniform(3, 7 + self._messages.bit_length())))
         return tuple(found)

@@ -1,7 +1,7 @@
 """Simulated mail exchangers: they take mail, or not, as their temper says, and know what they took.
 
 A conversation is a plain state machine on the octets that arrive; what it says leaves in order, after the time that it
-needs.  It keeps to RFC 5321 where no fault is drawn: replies in order, DATA only with a recipient, chunks taken exactly.
+needs.  It keeps to RFC 5321 where no fault is drawn: replies in order, DATA only with a recipient, chunks are exact.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import deque
 
+from tests.simulation.connections import Connection, Cut, Peer
 from tests.simulation.facts import Facts, Take
 from tests.simulation.loop import Agenda
-from tests.simulation.network import Connection, Cut, Peer
 from tests.simulation.temper import REPLIES, Temper
 
 IDLE = 300.0  # seconds after which a server that hears nothing hangs up (RFC 5321 section 4.5.3.2.7)

@@ -24,7 +24,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail (for good)."""
+    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail."""
 
     name: str
     site: int
@@ -119,6 +119,11 @@ class Scenario:
     ambiguous: float = 0.5
     dns_faults: float = 0.0
     slow_disk: float = 0.0  # seconds for a commit, at most
+
+    @property
+    def recipients(self) -> int:
+        """How many recipients are dropped."""
+        return sum(len(drop.to) for drop in self.drops)
 
     @property
     def quiet(self) -> bool:

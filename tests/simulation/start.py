@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
@@ -145,6 +145,10 @@ class Start:
         if self.manager is not None:
             self.manager.arrived([message])
 
+    def _retry_due(self, at: datetime) -> None:
+        if self.manager is not None:
+            self.manager.retry_due(at)
+
     # the parts
 
     def _attempts(self, spool: Spool, rules: Rules) -> AttemptManager:
@@ -156,7 +160,7 @@ class Start:
             clock=self._world.clock,
             jitter=self._world.chance.random,
             events=self._events,
-            retry_due=lambda at: self.manager and self.manager.retry_due(at),
+            retry_due=self._retry_due,
         )
 
     def _relayers(self, spool: Spool, attempts: AttemptManager, rules: Rules) -> Relayers:
