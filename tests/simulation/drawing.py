@@ -59,7 +59,7 @@ class _Drawing:
             strikes=self._strikes(),
             kills=self._kills(),
             queue_faults=self._sometimes(0.3, 0.1),
-            ambiguous=chance.random(),
+            ambiguous=chance.choice((0.0, chance.random())),
             dns_faults=self._sometimes(0.3, 0.5),
             slow_disk=chance.choice((0.0, 0.0, 0.01, 1.0)),
         )
@@ -77,8 +77,8 @@ class _Drawing:
             per_site=chance.choice((5, 20) if large else (1, 2, 5, 20)),
             initial=chance.choice((1, 2, 5)),
             per_connection=chance.choice((20, 50, 100) if large else (1, 2, 5, 20, 100) if small else (3, 5, 20, 100)),
-            message_rate=chance.choice(("", "", "", "", "20/1m", "600/1m") if not large else ("",)),
-            connection_rate=chance.choice(("", "", "", "", "20/1m") if not large else ("",)),
+            message_rate=chance.choice(("", "", "", "3/1m", "20/1m", "600/1m") if not large else ("",)),
+            connection_rate=chance.choice(("", "", "", "3/1m", "20/1m") if not large else ("",)),
             active_limit=chance.choice((200, 1000) if large else (1, 3, 20, 1000)),
             first=chance.choice((10.0, 60.0, 300.0) if small else (60.0, 300.0)),
             factor=chance.choice((1.5, 2.0, 3.0)),
@@ -177,6 +177,7 @@ class _Drawing:
             size=200 if plain else chance.choice((0, 2000, 20_000)),
             shape="plain" if plain else chance.choice(shapes),
             ret="" if plain else chance.choice(("", "FULL", "HDRS")),
+            foreign=chance.random() < 0.2,
             deadline=0 if chance.random() < 0.95 else chance.choice((30, 600, 3600)),
         )
 
@@ -187,7 +188,7 @@ class _Drawing:
     def _strikes(self) -> tuple[Strike, ...]:
         chance = self._chance
         found = []
-        for what in ("stop", "kill", "jump", "hold", "release", "retry", "remove", "dns", "disk"):
+        for what in ("stop", "kill", "jump", "hold", "release", "retry", "remove", "dns", "disk", "power"):
             while chance.random() < 0.15:
                 found.append(Strike(at=round(chance.uniform(0, self._calm_at), 3), what=what, value=self._value(what)))
         if any(each.what == "hold" for each in found) and chance.random() < 0.8:
@@ -201,14 +202,14 @@ class _Drawing:
                 return chance.choice((3600.0, -3600.0, 10.0, -10.0))
             case "dns" | "disk":
                 return chance.choice((1.0, 60.0, 900.0))
-            case "kill":
+            case "kill" | "power":
                 return float(chance.randint(0, 50))
             case _:
                 return float(chance.randint(0, 1000))
 
     def _kills(self) -> tuple[int, ...]:
         chance = self._chance
-        found = []
+        found: list[int] = []
         while chance.random() < 0.4 and len(found) < 6:
             found.append(int(2 ** chance.uniform(3, 7 + self._messages.bit_length())))
         return tuple(found)

@@ -38,9 +38,12 @@ def _candidates(scenario: Scenario) -> Iterator[Scenario]:
     yield from _without(scenario, "drops")
     yield from _without(scenario, "kills")
     yield from _without(scenario, "strikes")
-    for name in ("queue_faults", "dns_faults", "slow_disk"):
-        if getattr(scenario, name):
-            yield replace(scenario, **{name: 0.0})
+    if scenario.queue_faults:
+        yield replace(scenario, queue_faults=0.0)
+    if scenario.dns_faults:
+        yield replace(scenario, dns_faults=0.0)
+    if scenario.slow_disk:
+        yield replace(scenario, slow_disk=0.0)
     yield from _with_simpler_sites(scenario)
     yield from _with_simpler_drops(scenario)
     for name, usual in _defaults(Rules):
