@@ -1,10 +1,10 @@
 """Let the power fail under relayd at every instant, in every way that a file system allows, and start it again.
 
-    python -m tests.power [--directory DIR] [--samples 20000] [--real 100] [--jobs 2] [--seed N]
+    python -m tests.power [NAME ...] [--directory DIR] [--samples 10000] [--real 100] [--jobs 2] [--seed N]
 
-See disk.py for what may be lost, cuts.py for when.  Every state is started in this process (revival.py), and `--real`
-samples by the daemon itself, which then has to deliver everything.  The exit code is 1 if anything was wrong.  Needs
-root (files of other owners) and strace.
+See disk.py for what may be lost, cuts.py for when.  States are started by the parts of the daemon (revival.py), one of
+those that read alike, and `--real` samples by the daemon itself, which then has to deliver everything.  The exit code
+is 1 if anything was wrong.  Needs root (files of other owners) and strace.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ COLUMNS = ("recorded", "steps", "unsynced and missing or torn", "power cuts", "s
 def main() -> int:
     """Sweep; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(RECORDED), help="of recordings; all, unless given")
     parser.add_argument("--directory", type=Path, help="for the spools; in memory it is quicker")
-    parser.add_argument("--samples", type=int, default=20_000, help="for each recording")
+    parser.add_argument("--samples", type=int, default=10_000, help="for each recording")
     parser.add_argument("--real", type=int, default=100, help="samples that the daemon itself delivers")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
@@ -36,8 +37,8 @@ def main() -> int:
     print(f"seed {asked.seed}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     wrong = []
     with tempfile.TemporaryDirectory(dir=asked.directory) as scratch, Ground(Path(scratch) / "ground") as ground:
-        for name, story in RECORDED.items():
-            recording = record(ground, story())
+        for name in asked.names:
+            recording = record(ground, RECORDED[name]())
             for kind in ("singles", "pairs", "samples"):
                 counts = sweep(recording, kind, Path(scratch), jobs=asked.jobs, size=asked.samples, seed=asked.seed)
                 wrong += _told(name, recording, kind, counts)

@@ -91,6 +91,7 @@ async def _started(root: Path, revived: Revived) -> None:
             events=heard,
             over=lambda: None,
             busy=lambda: False,
+            monotonic=time.monotonic,
         )
         async with asyncio.timeout(PATIENCE):
             await orphans.adopt_all()

@@ -94,12 +94,12 @@ def _begin(recording: Recording, directory: Path) -> None:
 
 
 def _check_block(kind: str, instants: Sequence[int], size: int, seed: int) -> Counts:
-    """Check cuts; of pairs, those only that nobody could tell from one that was checked already."""
+    """Check cuts; but for samples only those that nobody could tell from one that was checked already."""
     assert _recording is not None
     rng, counts, known = random.Random(seed), Counts(), set[int]()
     steps, log = _recording.steps, logs(_recording.steps)
     for cut in cuts(_recording, kind, instants, size, rng):
-        if kind == "pairs":
+        if kind != "samples":
             state = hash((left_count(steps, cut.count), read(_recording.initial, steps, cut, log)))
             if state in known:
                 counts.cuts += 1
