@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut clean
+.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut faults clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -62,6 +62,10 @@ kill-sweep: $(VENV)/dev
 
 power-cut: $(VENV)/dev
 	$(BIN)/python -m tests.power --jobs $(JOBS)
+
+# Whole tables of faults of the disk, of resources, the clock and the process, of which `make tests` tries a sample.
+faults: $(VENV)/dev
+	RELAYD_FAULTS=all $(BIN)/pytest -n $(JOBS) --timeout=1200 tests/faults
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
