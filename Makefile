@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench fuzz lock hostile kill-sweep power-cut clean
+.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -47,10 +47,13 @@ tests: $(VENV)/dev
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
+# What the tests do a part of, in full.
+sweeps: $(VENV)/dev
+	RELAYD_SWEEP_STEP=1 $(BIN)/pytest -n $(JOBS) tests/relay/test_close_sweep.py
+
 # With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
 hostile: $(VENV)/dev
-	RELAYD_RECIPIENTS=100000 RELAYD_SLOW_WRITERS=60 RELAYD_SMUGGLING=all RELAYD_REPLACEMENTS=20000 \
-		$(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+	RELAYD_HOSTILE=1 $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
 
 # Both need root and strace, and take an hour or two.  A kill-sweep that was interrupted goes on where it was.
 kill-sweep: $(VENV)/dev
@@ -66,6 +69,10 @@ bench: $(VENV)/dev
 	@for each in $(BENCHMARKS); do \
 		echo; echo "== $$each"; $(BIN)/python -m benchmarks.$$each $(BENCH) || exit 1; \
 	done
+
+# An hour.  SOAK="--fresh --figure docs/figures/soak.svg" as root: on a file system of its own, and drawn.
+soak: $(VENV)/dev
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 # Coverage-guided fuzzing, SECONDS for each of TARGETS (all, if none is named): see tests/fuzz/.
 SECONDS ?= 60

@@ -2,11 +2,13 @@
 
 What the reader must not break: what is in hand is not handed out again, so leases are renewed before the queue is
 asked anything that would end them.  On a full disk no renewal is recorded, a machine that slept is late, and a clock
-may be set; an outcome that waits in core to be recorded must not find its delivery in another's hands.
+may be set, in the middle of a claim as at any other time; an outcome that waits in core to be recorded must not find
+its delivery in another's hands.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -28,13 +30,21 @@ class Claims:
         self._health = health
         self._ends: dict[int, datetime] = {}  # of the leases in hand
         self._begun: dict[int, datetime] = {}  # when each of them was
+        self._coming: dict[object, datetime] = {}  # of claims that are being made
+        self._came = asyncio.Event()
         self._unwanted: list[Delivery] = []  # to be given back when the queue takes them
 
     async def claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
         """Claim up to `limit` deliveries; `over` must follow."""
         now = self._clock()
         await self.keep(now)
-        deliveries = await self._queue.claim(destinations, limit, now, until=now + LEASE)
+        claiming = object()
+        self._coming[claiming] = now + LEASE
+        try:
+            deliveries = await self._queue.claim(destinations, limit, now, until=now + LEASE)
+        finally:
+            del self._coming[claiming]
+            self._came.set()
         if deliveries:
             self._ends[deliveries[0].lease] = now + LEASE
             self._begun[deliveries[0].lease] = now
@@ -73,7 +83,10 @@ class Claims:
                 self._forget(each.lease)
 
     async def keep(self, now: datetime) -> None:
-        """Renew what would have ended by now, or soon."""
+        """Renew what would have ended by now, or soon; what is being claimed, too, once it is there."""
+        while self._coming and min(self._coming.values()) <= now + LEASE / 3:
+            self._came.clear()
+            await self._came.wait()
         if self._ends and min(self._ends.values()) <= now + LEASE / 3:
             await self.renew()
 

@@ -143,6 +143,7 @@ class Daemon:
             events=self._events,
             lost_within=self._clock.lost_within,
             retry_due=lambda at: self._manager.retry_due(at),
+            site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)

@@ -165,6 +165,11 @@ class RelayManager:
             self._scan_at = max(at, self._scan_not_before)
             self.wake()
 
+    def site_forgotten(self, site: str) -> None:
+        """The back-off of a site is no more: what is kept of it in core can go."""
+        self._scheduler.recovered(site, self._clock())
+        self._routes.forget_unknown(site)
+
     def withdrawn(self, message_id: str) -> bool:
         """Whether an operator held or removed a message that is in core."""
         return message_id in self._withdrawn
@@ -174,7 +179,7 @@ class RelayManager:
         await self._look_for_withdrawn()
         backing_off = {known.site for known in await self._queue.sites()}
         for site in [key for key in self._scheduler.failing() if key not in backing_off]:
-            self._scheduler.recovered(site, self._clock())
+            self.site_forgotten(site)
             await self._attempts.site_recovered(site)
         self._scan_at = None
         self.wake()

@@ -9,7 +9,8 @@ import random
 from collections.abc import Iterator
 from enum import Enum
 
-KILLS, STOPS, WORKERS = 4, 1, 10
+KILLS, STOPS, WORKERS = 4, 1, 10  # in an hour; one of each in a shorter time
+HOUR = 3600.0
 RELOADS, OPERATOR = 150.0, 30.0  # seconds between two
 LOOK, HISTORY = 5.0, 60.0
 
@@ -36,7 +37,8 @@ def happenings(seed: int, seconds: float) -> list[tuple[float, Happening]]:
         *((at, Happening.OPERATE) for at in _every(OPERATOR, seconds)),
     ]
     for what, count in ((Happening.KILL, KILLS), (Happening.STOP, STOPS), (Happening.KILL_WORKER, WORKERS)):
-        found += [(chance.uniform(0.02, 0.45) * seconds, what) for _ in range(count)]
+        times = max(round(count * min(seconds / HOUR, 1)), 1)
+        found += [(chance.uniform(0.02, 0.45) * seconds, what) for _ in range(times)]
     return sorted(found, key=lambda each: each[0])
 
 

@@ -38,6 +38,7 @@ class AttemptManager:
         jitter: returns a number from 0.0 to 1.0.
         events: is told of each recipient's attempt after its commit, of notifications, and of sites' back-off.
         retry_due: is told when something that was deferred falls due, after the commit.
+        site_forgotten: is told of a site whose back-off is forgotten, since nobody has tried it for a lifetime.
         lost_within: returns how much time, of a span up to now, nothing could be tried in.
     """
 
@@ -52,10 +53,12 @@ class AttemptManager:
         jitter: Callable[[], float],
         events: Events,
         retry_due: Callable[[datetime], None],
+        site_forgotten: Callable[[str], None] = lambda site: None,
         lost_within: Callable[[timedelta], timedelta] = lambda span: timedelta(0),
         bounds: Bounds | None = None,
     ) -> None:
         self._settings = settings
+        self._site_forgotten = site_forgotten
         self._bounds = bounds or Bounds()
         self._ledger = ledger
         self._clock = clock
@@ -216,6 +219,7 @@ class AttemptManager:
         stale = [key for key, known in self._sites.items() if known.retry_at < before]
         for key in stale:
             known = self._sites.pop(key)
+            self._site_forgotten(key)  # first: it may fail again while this is written down
             await self._remember(replace(known, failures=0))
 
     async def _settle_alike(

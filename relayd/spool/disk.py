@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Events
 from relayd.spool import notes as noting
 from relayd.spool.bodies import Bodies, sync_directories, sync_file_system
-from relayd.spool.lock import Lock, last_held
+from relayd.spool.lock import Lock
 from relayd.spool.notes import Claimed, Noted, Notes
 from relayd.spool.recovery import NAME, lost, set_aside
 from relayd.spool.sqlite import SqliteQueue
@@ -42,9 +41,6 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.bodies = Bodies(root / "queue")
-
-    def last_held(self) -> datetime | None:
-        return last_held(self.root / "lock")
 
     async def lock(self) -> Lock:
         loop = asyncio.get_running_loop()

@@ -112,6 +112,9 @@ class Held(Protocol):
     @property
     def descriptor(self) -> int: ...
 
+    @property
+    def last_held(self) -> datetime | None: ...
+
     def touch(self) -> None: ...
 
     def release(self) -> None: ...
@@ -125,9 +128,6 @@ class Ground(Protocol):
 
     @property
     def bodies(self) -> BodyFiles: ...
-
-    def last_held(self) -> datetime | None:
-        """Return when somebody had the spool last, to the minute; None if nobody ever had."""
 
     async def lock(self) -> Held:
         """Take the lock.

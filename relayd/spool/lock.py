@@ -20,10 +20,14 @@ INSTANT = 0.05  # seconds; whoever only looks has let go again after it
 
 
 class Lock:
-    """The lock, held.  The file names the holder's process for people; nothing is decided by that."""
+    """The lock, held.  The file names the holder's process for people; nothing is decided by that.
 
-    def __init__(self, descriptor: int) -> None:
+    `last_held` is when somebody had it before, to the minute, None if nobody ever had.
+    """
+
+    def __init__(self, descriptor: int, last_held: datetime | None) -> None:
         self._descriptor = descriptor
+        self.last_held = last_held
 
     @classmethod
     def acquire(cls, path: Path) -> Self:
@@ -36,6 +40,7 @@ class Lock:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _lock(descriptor)
+            found = os.fstat(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BlockingIOError:
@@ -45,7 +50,7 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        return cls(descriptor, datetime.fromtimestamp(found.st_mtime, UTC) if found.st_size else None)
 
     @property
     def descriptor(self) -> int:
@@ -60,14 +65,6 @@ class Lock:
     def release(self) -> None:
         """Let go of our share.  The file stays, since removing it would let two have it."""
         os.close(self._descriptor)
-
-
-def last_held(path: Path) -> datetime | None:
-    """Return when somebody had the spool last, to the minute; None if nobody ever had."""
-    try:
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    except FileNotFoundError:
-        return None
 
 
 def holder(path: Path) -> str | None:

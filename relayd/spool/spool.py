@@ -89,7 +89,6 @@ class Spool:
     @classmethod
     async def on(cls, ground: Ground, *, owner: str, now: datetime, history: timedelta, events: Events) -> Self:
         """Do as `open` does, on any ground, under the name `owner`."""
-        held = ground.last_held() or now
         lock = await ground.lock()
         notes: NoteBook | None = None
         queue: SpoolQueue | None = None
@@ -113,7 +112,8 @@ class Spool:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(ground, lock, owner, queue, notes, taken_over, history, now - held)
+        away = now - lock.last_held if lock.last_held else timedelta(0)
+        return cls(ground, lock, owner, queue, notes, taken_over, history, away)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""

@@ -66,6 +66,7 @@ class Bench:
         self.events: list[Event] = []
         self.now = NOW
         self.retries: list[datetime] = []
+        self.forgotten: list[str] = []
         self.manager = AttemptManager(
             RetrySettings(),
             HOSTNAME,
@@ -75,6 +76,7 @@ class Bench:
             jitter=lambda: 1.0,
             events=self.events.append,
             retry_due=self.retries.append,
+            site_forgotten=self.forgotten.append,
             lost_within=lost_within,
             bounds=QUICK,
         )
@@ -295,6 +297,7 @@ async def test_a_site_that_nobody_has_tried_for_a_lifetime_is_forgotten(bench: B
     await bench.manager.sweep(NOW + timedelta(days=6))
 
     assert bench.ledger.sites == {}
+    assert bench.forgotten == [SITE]
 
 
 async def test_what_has_no_route_bounces_or_waits(bench: Bench) -> None:

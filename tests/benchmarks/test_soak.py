@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.curves import Chart, figure, step
+from benchmarks.soaking.drawing import drawn, rate, thinned
 from benchmarks.soaking.happenings import Happening, happenings
 from benchmarks.soaking.ledger import Ledger
 from benchmarks.soaking.moods import Mood, mood
 from benchmarks.soaking.plan import MOST, Plan
-from benchmarks.soaking.samples import growth
+from benchmarks.soaking.samples import Sample, growth
 from benchmarks.soaking.shared import Note
 
+ROOT = Path(__file__).parents[2]
 PLAN = Plan(seed=7, domains=600, sites=40)
 ONE = next(m for m in range(1000) if len(PLAN.recipients(m)) == 1 and not PLAN.is_null(m))
 NULL = next(m for m in range(1000) if len(PLAN.recipients(m)) == 1 and PLAN.is_null(m))
@@ -190,3 +196,44 @@ def test_a_chart_shows_all_its_curves_inside_it() -> None:
 def test_a_chart_needs_something_to_show() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         Chart(title="empty", y_label="MiB", curves={"daemon": []})
+
+
+def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
+    """P1, P9: some seconds of what `make soak` does for an hour; the seed is in what is shown."""
+    line = [sys.executable, "-m", "benchmarks.soak", "--quick", "--directory", str(tmp_path / "soak")]
+
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^faults: 0; ", done.stdout, re.MULTILINE), done.stdout
+    assert int(re.findall(r"^480 messages dropped .*: (\d+) delivered", done.stdout, re.MULTILINE)[0]) > 240
+
+
+def samples(seconds: int, lives: tuple[int, ...]) -> list[Sample]:
+    """A sample every 5 seconds, 50 messages in each; the daemon starts anew at `lives`."""
+    use = {"rss": 100.0, "descriptors": 25}
+    return [
+        {
+            "t": float(at),
+            "pid": sum(at >= life for life in lives),
+            "daemon": use,
+            "worker": use if at % 10 else None,
+            "queue": 7,
+            "dropped": 10 * at,
+            "taken": 10 * at,
+        }
+        for at in range(0, seconds, 5)
+    ]
+
+
+def test_a_soak_is_drawn_with_its_restarts_and_thinned_without_losing_them() -> None:
+    found = samples(600, (95, 300))
+
+    drawing = ElementTree.fromstring(drawn(found))
+
+    assert len([each for each in drawing.iter() if each.tag.endswith("polyline")]) == 7
+    assert len([each for each in drawing.iter() if each.get("stroke-dasharray")]) == 2 * 4
+    kept = [each["t"] for each in thinned(found)]
+    assert {95, 300} <= set(kept)
+    assert len(kept) <= 600 / 30 + 2
+    assert {round(each) for _, each in rate(found, "taken")} == {10}

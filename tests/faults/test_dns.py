@@ -78,10 +78,10 @@ def test_each_answer_of_a_name_server_has_its_outcome_and_none_touches_another_d
         began = time.monotonic()
         for address in (*(f"bob@{WRITTEN.get(domain, domain)}" for domain in expected), *well):
             world.send(address)
-        wait_until(lambda: set(well) <= {each.rcpt_tos[0] for each in mx.taken}, "the others", timeout=5)
-        wait_until(lambda: all(outcome(daemon, domain) for domain in expected), "every outcome", timeout=10)
+        wait_until(lambda: set(well) <= {each.rcpt_tos[0] for each in mx.taken}, "the others", timeout=10)
+        wait_until(lambda: all(outcome(daemon, domain) for domain in expected), "every outcome")
         wait_until(lambda: len(home.taken) >= len(failed), "the bounces")
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 40
         assert not unwell(daemon)
 
     assert {domain: outcome(daemon, domain) for domain in expected} == expected

@@ -36,7 +36,7 @@ def test_of_very_many_answers_a_few_are_tried_each_once(world: World) -> None:
         dns.a(f"mx{n}.many-mx.test", f"127.7.{n // 250}.{1 + n % 250}")
     with serving(world.run, ScriptedServer(BUSY, host="0.0.0.0")) as server:
         world.port = server.port
-        world.configure(retry={"first": "1h", "max": "1h"}, dns={"timeout": "2s"})
+        world.configure(retry={"first": "1h", "max": "1h"}, dns={"timeout": "20s"})
         with world.relaying() as daemon:
             began = time.monotonic()
             names = ["many-mx.test", *MANY][:-1]
@@ -46,7 +46,7 @@ def test_of_very_many_answers_a_few_are_tried_each_once(world: World) -> None:
             world.run(dns.refuse_tcp())
             world.send("bob@no-tcp.test")
             wait_until(lambda: outcome(daemon, "no-tcp.test"), "the last outcome")
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
             assert not unwell(daemon)
         found = {name: outcome(daemon, name) for name in ("many-mx.test", *MANY)}
         tried = Counter(connection.local for connection in server.connections)
@@ -83,11 +83,11 @@ def test_whatever_a_ttl_says_a_name_is_asked_for_at_most_once_a_second(world: Wo
     with world.relaying() as daemon:
         began = time.monotonic()
         world.send("bob@broken.test")
-        for number in range(40):
+        for number in range(25):
             for name in names:
                 world.send(f"bob{number}@{name}")
-            time.sleep(0.05)  # what is measured is what happens in a while
-        wait_until(lambda: len(mx.taken) + len(other.taken) == 40 * len(names), "all of them")
+            time.sleep(0.08)  # what is measured is what happens in a while
+        wait_until(lambda: len(mx.taken) + len(other.taken) == 25 * len(names), "all of them")
         took = time.monotonic() - began
         assert not unwell(daemon)
 

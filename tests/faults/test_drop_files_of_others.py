@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kit import (
+    FULL,
     delivered,
     open_to_all,
     relaying_as_nobody,
@@ -28,7 +29,7 @@ from tests.support.process import Daemon, wait_until
 from tests.support.world import Exchanger, World, a_message, octets
 
 DAEMON = 1  # another user than root and USER
-WRITING = float(os.environ.get("RELAYD_SLOW_WRITERS", "2"))  # seconds; 60 by `make hostile`
+WRITING = 60.0 if FULL else 2.0  # seconds
 PAUSE = 0.1  # seconds between two pieces of a slow writer; settle_time is ten times that
 
 pytestmark = root_only

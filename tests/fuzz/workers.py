@@ -13,6 +13,7 @@ import marshal
 import struct
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,13 @@ class Daemon:
 
 def one(octets: bytes) -> None:
     """See the module."""
-    asyncio.run(check(Choices(octets)))
+    loop().run_until_complete(check(Choices(octets)))
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """Return the loop of all calls."""
+    return asyncio.new_event_loop()
 
 
 async def check(choices: Choices) -> None:
@@ -109,8 +116,9 @@ async def check(choices: Choices) -> None:
     for _ in range(1 + choices.number(6)):
         frame = marshal.dumps([said(choices, deliveries) for _ in range(choices.number(4))])
         sent = struct.pack(">I", len(frame)) + frame
+        cut = choices.number(9)
         try:
-            for piece in (sent[: choices.number(9)], sent[choices.number(9) :]) if choices.number(8) == 7 else (sent,):
+            for piece in (sent[:cut], sent[cut:]):
                 process._channel.data_received(piece)
         except Exception:
             break

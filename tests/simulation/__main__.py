@@ -1,3 +1,8 @@
+"""See command.py."""
+
+import sys
+
 from tests.simulation.command import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -59,7 +59,7 @@ class _Drawing:
             strikes=self._strikes(),
             kills=self._kills(),
             queue_faults=self._sometimes(0.3, 0.1),
-            ambiguous=chance.random(),
+            ambiguous=chance.choice((0.0, chance.random())),
             dns_faults=self._sometimes(0.3, 0.5),
             slow_disk=chance.choice((0.0, 0.0, 0.01, 1.0)),
         )
@@ -77,8 +77,8 @@ class _Drawing:
             per_site=chance.choice((5, 20) if large else (1, 2, 5, 20)),
             initial=chance.choice((1, 2, 5)),
             per_connection=chance.choice((20, 50, 100) if large else (1, 2, 5, 20, 100) if small else (3, 5, 20, 100)),
-            message_rate=chance.choice(("", "", "", "", "20/1m", "600/1m") if not large else ("",)),
-            connection_rate=chance.choice(("", "", "", "", "20/1m") if not large else ("",)),
+            message_rate=chance.choice(("", "", "", "3/1m", "20/1m", "600/1m") if not large else ("",)),
+            connection_rate=chance.choice(("", "", "", "3/1m", "20/1m") if not large else ("",)),
             active_limit=chance.choice((200, 1000) if large else (1, 3, 20, 1000)),
             first=chance.choice((10.0, 60.0, 300.0) if small else (60.0, 300.0)),
             factor=chance.choice((1.5, 2.0, 3.0)),
@@ -131,7 +131,7 @@ class _Drawing:
             trouble=self._sometimes(0.6, 0.4),
             cuts=self._sometimes(0.4, 0.8),
             faults=self._faults,
-            greylist=chance.choice((60.0, 300.0)) if chance.random() < 0.1 else 0.0,
+            greylist=chance.choice((60.0, 300.0)) if chance.random() < 0.1 * self._dense else 0.0,
             connections=chance.choice((1, 2, 3)) if chance.random() < 0.1 else 0,
             transactions=chance.choice((1, 2, 5)) if chance.random() < 0.1 else 0,
             rate=chance.choice((5, 30)) if chance.random() < 0.1 * self._dense else 0,
@@ -159,8 +159,9 @@ class _Drawing:
     def _drops(self, domains: tuple[Domain, ...]) -> tuple[Drop, ...]:
         chance = self._chance
         times = sorted(round(chance.random() * self._span, 3) for _ in range(self._messages))
-        if chance.random() < 0.5:
-            times = [round(at / 10) * 10.0 for at in times]
+        if self._messages > SOME[1] or chance.random() < 0.5:  # together
+            period = self._span / 4 if self._messages > SOME[1] else 10.0
+            times = [round(at / period) * period for at in times]
         return tuple(self._drop(number, at, domains) for number, at in enumerate(times))
 
     def _drop(self, number: int, at: float, domains: tuple[Domain, ...]) -> Drop:
@@ -176,17 +177,18 @@ class _Drawing:
             size=200 if plain else chance.choice((0, 2000, 20_000)),
             shape="plain" if plain else chance.choice(shapes),
             ret="" if plain else chance.choice(("", "FULL", "HDRS")),
+            foreign=chance.random() < 0.2,
             deadline=0 if chance.random() < 0.95 else chance.choice((30, 600, 3600)),
         )
 
     def _to(self, number: int, each: int, domain: str) -> To:
-        kind = self._chance.choices(("r", "no", "full"), (93, 5, 2))[0]
+        kind = self._chance.choices(("r", "no", "full"), (100, 6 * self._dense, 2 * self._dense))[0]
         return To(address=f"{kind}{each}.m{number}@{domain}", notify=self._chance.choice(NOTIFY))
 
     def _strikes(self) -> tuple[Strike, ...]:
         chance = self._chance
         found = []
-        for what in ("stop", "kill", "jump", "hold", "release", "retry", "remove", "dns", "disk"):
+        for what in ("stop", "kill", "jump", "hold", "release", "retry", "remove", "dns", "disk", "power"):
             while chance.random() < 0.15:
                 found.append(Strike(at=round(chance.uniform(0, self._calm_at), 3), what=what, value=self._value(what)))
         if any(each.what == "hold" for each in found) and chance.random() < 0.8:
@@ -200,14 +202,14 @@ class _Drawing:
                 return chance.choice((3600.0, -3600.0, 10.0, -10.0))
             case "dns" | "disk":
                 return chance.choice((1.0, 60.0, 900.0))
-            case "kill":
+            case "kill" | "power":
                 return float(chance.randint(0, 50))
             case _:
                 return float(chance.randint(0, 1000))
 
     def _kills(self) -> tuple[int, ...]:
         chance = self._chance
-        found = []
+        found: list[int] = []
         while chance.random() < 0.4 and len(found) < 6:
             found.append(int(2 ** chance.uniform(3, 7 + self._messages.bit_length())))
         return tuple(found)

@@ -1,7 +1,7 @@
 """Simulated mail exchangers: they take mail, or not, as their temper says, and know what they took.
 
 A conversation is a plain state machine on the octets that arrive; what it says leaves in order, after the time that it
-needs.  It keeps to RFC 5321 where no fault is drawn: replies in order, DATA only with a recipient, chunks taken exactly.
+needs.  It keeps to RFC 5321 where no fault is drawn: replies in order, DATA only with a recipient, chunks are exact.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import deque
 
+from tests.simulation.connections import Connection, Cut, Peer
 from tests.simulation.facts import Facts, Take
 from tests.simulation.loop import Agenda
-from tests.simulation.network import Connection, Cut, Peer
 from tests.simulation.temper import REPLIES, Temper
 
 IDLE = 300.0  # seconds after which a server that hears nothing hangs up (RFC 5321 section 4.5.3.2.7)
@@ -111,6 +111,7 @@ class Conversation:
         self._broken = False  # a chunk was refused, and no RSET has come since
         self._begun = 0  # messages
         self._dsn = False  # offered
+        self._mailed_at = 0.0  # when the transaction began
         self._heard_at = exchanger.agenda.now
 
     # its life
@@ -259,6 +260,7 @@ class Conversation:
         if self._say(exchanger.fault("MAIL") or "250 2.1.0 ok"):
             self._forget()
             self._sender = _address(line)
+            self._mailed_at = exchanger.agenda.now
 
     def _rcpt(self, line: str) -> None:
         if self._sender is None:
@@ -323,6 +325,7 @@ class Conversation:
                     server=exchanger.name,
                     connection=self._connection.number,
                     dsn=self._dsn,
+                    begun=self._mailed_at - 3 * (exchanger.temper.service + 2 * exchanger.temper.latency) - 1,
                 ),
                 content,
             )

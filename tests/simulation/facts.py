@@ -33,6 +33,7 @@ class Take:
     server: str
     connection: int
     dsn: bool = False  # the server had offered DSN
+    begun: float = 0.0  # when the client had begun it, or before
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Facts:
     made: dict[str, bytes] = field(default_factory=dict)  # notifications, by id
     deadlines: dict[str, Deadline] = field(default_factory=dict)  # of messages, by id
     endings: Counter[str] = field(default_factory=Counter)  # how often the end of a message was about to leave, by id
+    withdrawn: dict[str, float] = field(default_factory=dict)  # since when the daemon knows what was held or removed
     operated: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # messages, by the verb
     contents: dict[str, bytes] = field(default_factory=dict)  # of notifications that were taken, by identity
     injected: Counter[str] = field(default_factory=Counter)  # faults, by kind
@@ -59,6 +61,9 @@ class Facts:
         before.append(take)
         if len(before) > 1 and not self.marked(take):
             self.breach(f"{take.identity} came to {take.address} twice, unmarked: {before[-2:]}")
+        withdrawn = self.withdrawn.get(take.queue_id)
+        if withdrawn is not None and take.begun > withdrawn and len(self.dropped[take.identity].to) == 1:
+            self.breach(f"{take.identity} was begun at {take.begun:.3f}, and withdrawn at {withdrawn:.3f}")
         payload = self.payloads.get(take.identity)
         if payload is None:
             known = self.contents.setdefault(take.identity, content)

@@ -10,6 +10,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -207,6 +208,7 @@ class Earlier:
 
 class _Lock:
     descriptor = -1  # nobody shares it
+    last_held: datetime | None = None  # as if nobody had been away
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -234,9 +236,6 @@ class MemoryGround:
         self._life.end()
         if self._queue is not None:
             self._queue.abandon()
-
-    def last_held(self) -> None:
-        """It is always as if nobody had been away: a start and the next are moments apart."""
 
     async def lock(self) -> _Lock:
         disk = self._life.disk("lock")

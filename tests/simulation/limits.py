@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.simulation.connections import Connection
 from tests.simulation.facts import Facts
-from tests.simulation.network import Connection, Network
+from tests.simulation.network import Network
 from tests.simulation.scenario import Scenario
 
 
@@ -20,7 +21,7 @@ class Limits:
         self._open_at: dict[int, set[int]] = {n: set() for n in range(len(scenario.sites))}
         self.most_open = 0
         network.opened = self._opened
-        network.closed = self._closed
+        network.counted_out = self._closed
 
     def _opened(self, connection: Connection) -> None:
         at_site = self._open_at[self._site_of[connection.address]]

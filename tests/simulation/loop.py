@@ -4,7 +4,7 @@ What happens in the world (octets arrive, a file is dropped, an operator calls) 
 waits for is on its own loop.  Time jumps to whichever comes first.  What is due at one time happens in the order in
 which it was asked for, so a run depends on nothing but what is asked for.
 
-A daemon is killed by `kill_at`: between two steps of its loop nothing more runs, and nothing is told.  The world goes on.
+A daemon is killed by `kill_at`: between two steps of its loop nothing more runs.  The world goes on.
 """
 
 from __future__ import annotations
@@ -173,9 +173,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         await asyncio.sleep(0.05)
         raise ConnectionResetError("the handshake failed")
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         """Call when there is something to read."""
-        self._sockets.watch(fd, lambda: self.call_soon(callback, *args) and None)
+
+        def call() -> None:
+            self.call_soon(callback, *args)
+
+        self._sockets.watch(fd, call)
 
     def remove_reader(self, fd: Any) -> bool:
         """Call no more."""

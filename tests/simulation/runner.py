@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from dataclasses import dataclass, field
 
 from relayd.mail.errors import QueueError
@@ -44,6 +45,7 @@ class Run:
         self._loop: SimulatedLoop | None = None
         self._start: Start | None = None
         self._over = False
+        self._power_fails = False
         self._steps = 0
         self._starts = 0
         last = max((drop.at for drop in scenario.drops), default=0.0)
@@ -88,6 +90,12 @@ class Run:
             world.facts.note(world.agenda.now, "killed")
             start.abandon()
             loop.abandon()
+            if self._power_fails:
+                world.disk.power_cut(random.Random(f"{self._scenario.seed}/power/{self._starts}"))
+                self._power_fails = False
+            if self._over:  # killed while it stopped: another start has to clean up
+                self._over = False
+                world.agenda.after(LOOK, self._look)
         except (QueueError, OSError) as error:
             if start.started:
                 world.facts.breach(f"the daemon ended: {error!r}")
@@ -109,7 +117,8 @@ class Run:
             return
         if strike.what == "stop":
             self._start.stop()
-        elif strike.what == "kill":
+        elif strike.what in ("kill", "power"):
+            self._power_fails = strike.what == "power"
             self._loop.kill_at = self._loop.steps + 1 + int(strike.value)
         else:
             self._start.operate(strike)
@@ -119,11 +128,12 @@ class Run:
         world = self.world
         tables = world.disk.tables
         drained = not world.disk.dropped and all(each.held for each in tables.messages.values())
-        if (drained and world.agenda.now > self._last) or world.agenda.now >= self._end:
-            self._over = True
+        drained = drained and world.agenda.now > max(self._last, world.disk_fails_until)
+        if drained or world.agenda.now >= self._end:
             if self._start is not None:
+                self._over = True
                 self._start.stop()
-            return
+                return
         world.agenda.after(LOOK, self._look)
 
     @property

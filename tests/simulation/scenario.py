@@ -24,7 +24,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail (for good)."""
+    """A destination.  `nature`: mx, implicit (no MX, a host of this name), null, nxdomain, nodata, servfail."""
 
     name: str
     site: int
@@ -63,7 +63,8 @@ class Drop:
 class Strike:
     """Something that happens to the daemon: at a time, "stop" (in order, and start again), "kill", "jump" (the clock,
     by `value` seconds), or an operator's "hold", "release", "retry", "remove" of the message that was dropped as
-    number `value`, "dns" (nobody answers for `value` seconds), or "disk" (nothing can be written for so long)."""
+    number `value`, "dns" (nobody answers for `value` seconds), or "disk" (nothing can be written for so long), "power" (it is
+    cut)."""
 
     at: float
     what: str
@@ -120,14 +121,19 @@ class Scenario:
     slow_disk: float = 0.0  # seconds for a commit, at most
 
     @property
+    def recipients(self) -> int:
+        """How many recipients are dropped."""
+        return sum(len(drop.to) for drop in self.drops)
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing happens to the daemon, its disk or its clock."""
         return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
 
     @property
-    def disk_fails(self) -> bool:
+    def disk_lies(self) -> bool:
         """Whether the queue may be told that what happened did not."""
-        return self.queue_faults > 0 or any(strike.what == "disk" for strike in self.strikes)
+        return self.queue_faults > 0 and self.ambiguous > 0
 
     @property
     def power_fails(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
@@ -126,12 +126,16 @@ class Start:
                 case "hold":
                     await queue.hold(chosen)
                 case "release":
+                    self._world.facts.withdrawn.clear()
                     await queue.release([each for each in known if tables.messages[each].held])
                 case "retry":
                     await queue.retry(known, self._world.clock())
                 case _:
                     await queue.remove(chosen, self._world.clock())
             await self.manager.operator_changed_queue()
+            if strike.what in ("hold", "remove"):
+                now = self._world.agenda.now
+                self._world.facts.withdrawn.update({each: now for each in chosen if each not in self._world.facts.made})
 
     def _events(self, event: Event) -> None:
         if not self._dead:
@@ -140,6 +144,10 @@ class Start:
     def _arrived(self, message: Message) -> None:
         if self.manager is not None:
             self.manager.arrived([message])
+
+    def _retry_due(self, at: datetime) -> None:
+        if self.manager is not None:
+            self.manager.retry_due(at)
 
     # the parts
 
@@ -152,7 +160,7 @@ class Start:
             clock=self._world.clock,
             jitter=self._world.chance.random,
             events=self._events,
-            retry_due=lambda at: self.manager and self.manager.retry_due(at),
+            retry_due=self._retry_due,
         )
 
     def _relayers(self, spool: Spool, attempts: AttemptManager, rules: Rules) -> Relayers:

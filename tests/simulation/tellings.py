@@ -27,6 +27,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
 from tests.simulation.facts import Facts
+from tests.simulation.progress import Pace
 from tests.simulation.world import World
 
 EXPIRED = "5.4.7"
@@ -52,6 +53,7 @@ class Tellings:
         self.marked: set[tuple[str, str]] = set()  # at a start
         self.held: set[str] = set()
         self.starts = 0
+        self._pace = Pace(world.scenario, world.facts)
         self.trouble: list[str] = []
 
     def __call__(self, event: Event) -> None:
@@ -62,6 +64,7 @@ class Tellings:
                 self._facts.deadlines[message.id] = message.envelope.deadline
             case Attempted():
                 self._judge_end(event)
+                self._pace.heard(event)
             case Lifecycle(state="started"):
                 self.starts += 1
             case Trouble():

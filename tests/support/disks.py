@@ -103,10 +103,10 @@ def troubles(daemon: Daemon) -> list[str]:
 def calm(daemon: Daemon, seconds: float = 2.0, share: float = 0.35) -> Iterator[None]:
     """Watch the daemon for `seconds` after the body: it burns at most `share` of a processor, and says little."""
     yield
-    before, said = processor_seconds(daemon), len(daemon.lines)
+    before, said = processor_seconds(daemon), len(troubles(daemon))
     time.sleep(seconds)  # the time itself is what is measured
-    burnt, lines = processor_seconds(daemon) - before, len(daemon.lines) - said
-    print(f"{burnt / seconds:.3f} of a processor and {lines} lines in {seconds} s")
+    burnt, lines = processor_seconds(daemon) - before, len(troubles(daemon)) - said
+    print(f"{burnt / seconds:.3f} of a processor and {lines} lines of trouble in {seconds} s")
     assert burnt < share * seconds
     assert lines < FEW_LINES, daemon.log
 

@@ -100,7 +100,7 @@ class World:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
-        self._exchangers = 0
+        self.exchangers: list[Exchanger] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -126,8 +126,9 @@ class World:
 
     def exchanger(self, name: str, *, alive: bool = True) -> Exchanger:
         """Add a mail exchanger `name`; one that is not alive refuses connections."""
-        self._exchangers += 1
-        exchanger = Exchanger(name, f"127.0.{1 + self._exchangers // 250}.{1 + self._exchangers % 250}")
+        number = len(self.exchangers) + 1
+        exchanger = Exchanger(name, f"127.0.{1 + number // 250}.{1 + number % 250}")
+        self.exchangers.append(exchanger)
         if alive:
             self.revive(exchanger)
         self.run(_called(self.dns.a, name, exchanger.address))

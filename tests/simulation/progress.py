@@ -1,0 +1,150 @@
+"""Whether the daemon gets on with its work: nothing is stuck that could go, nothing is tried before its time, what an
+operator took back is not begun, and nothing is left on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from relayd.mail.events import Attempted
+from relayd.mail.recipient import Recipient, Status
+from tests.simulation.disk import INCOMING, NEW, REJECTED
+from tests.simulation.facts import Facts
+from tests.simulation.scenario import HostPlan, Scenario
+from tests.simulation.tables import BODY_KEPT
+from tests.simulation.world import World
+
+LONGEST = 1500.0  # seconds: an attempt that hangs until its connection is given up
+MINUTE = 50.0  # seconds in which what took a minute's leave may arrive, and some on the way
+FOR_EVER = 1e8  # seconds
+
+
+class Pace:
+    """Hears each attempt: none comes before it is due, unless somebody asked for it."""
+
+    def __init__(self, scenario: Scenario, facts: Facts) -> None:
+        asked = any(strike.what in ("retry", "jump", "kill", "power") for strike in scenario.strikes)
+        self._watches = not (asked or scenario.kills)
+        self._facts = facts
+        self._before: dict[tuple[str, int], tuple[datetime | None, datetime | None]] = {}
+
+    def heard(self, event: Attempted) -> None:
+        """Judge an attempt by the one before."""
+        recipient = event.recipient
+        attempted, due = self._before.get((event.id, recipient.number), (None, None))
+        early = due is not None and recipient.attempted is not None and recipient.attempted < due
+        if self._watches and early and recipient.attempted != attempted:
+            self._facts.breach(f"{event.id} to {recipient.address} was tried at {recipient.attempted}, due at {due}")
+        self._before[event.id, recipient.number] = recipient.attempted, recipient.due
+
+
+def judge_progress(world: World) -> None:
+    """Note every promise that was broken, in the end."""
+    _judge_what_is_left(world)
+    _judge_what_was_given_up(world)
+    if world.scenario.quiet:
+        for number, site in enumerate(world.scenario.sites):
+            if len(site) == 1 and _is_easy(site[0]):
+                _judge_rate(world, number, site[0])
+
+
+def _judge_what_is_left(world: World) -> None:
+    """A body is there while its message is; nothing else is."""
+    files, tables = world.disk.files, world.disk.tables
+    special = {NEW, INCOMING, REJECTED}
+    bodies = {name for each in files.directories if each not in special for name in files.names(each)}
+    kept = {name for name, past in tables.history.items() if past.body == BODY_KEPT}
+    if missing := set(tables.messages) - bodies:
+        world.facts.breach(f"bodies are missing: {sorted(missing)[:3]}")
+    left = bodies - set(tables.messages) - kept - set(tables.notices)
+    if left and not world.scenario.power_fails:  # what a power cut brings back goes at the next start
+        world.facts.breach(f"bodies are left: {sorted(left)[:3]}")
+    if files.names(INCOMING):
+        world.facts.breach(f"files are left half taken in: {sorted(files.names(INCOMING))[:3]}")
+
+
+# whether it is stuck
+
+
+def _judge_what_was_given_up(world: World) -> None:
+    """What had time enough after the world had become calm was not given up."""
+    scenario = world.scenario
+    if any(strike.what == "jump" for strike in scenario.strikes):
+        return
+    needed = _well_at(scenario) + _patience(scenario)
+    well = {
+        domain.name
+        for domain in scenario.domains
+        if domain.nature in ("mx", "implicit") and _answers(scenario.sites[domain.site], scenario.rules.timeouts)
+    }
+    failed = {
+        str(each.address): each
+        for past in world.disk.tables.history.values()
+        if past.row.id not in world.facts.operated["hold"]
+        for each in past.row.recipients
+        if each.status is Status.FAILED
+    }
+    for drop in world.facts.dropped.values():
+        if drop.deadline or drop.at + scenario.rules.lifetime < needed:
+            continue
+        for to in drop.to:
+            if to.address.startswith("r") and to.address.partition("@")[2] in well and to.address in failed:
+                _judge_given_up(world, failed[to.address])
+
+
+def _judge_given_up(world: World, recipient: Recipient) -> None:
+    if recipient.dsn == "5.4.7":
+        world.facts.breach(f"{recipient.address} was given up, although there was time: {recipient.reply}")
+
+
+def _answers(site: Iterable[HostPlan], timeouts: float) -> bool:
+    """Whether all hosts are there in the end, and answer in time."""
+    tempers = [host.temper for host in site]
+    dead = any(end > FOR_EVER for temper in tempers for _, end in temper.down)
+    slow = any(each.service > 100 * timeouts or each.service + each.final > 500 * timeouts for each in tempers)
+    return not (dead or slow)
+
+
+def _well_at(scenario: Scenario) -> float:
+    """When the world becomes calm, and all that lasts longer is over."""
+    ends = [end for site in scenario.sites for host in site for _, end in host.temper.down if end < FOR_EVER]
+    ends += [strike.at + strike.value for strike in scenario.strikes if strike.what in ("dns", "disk")]
+    return max([scenario.calm_at, *ends])
+
+
+def _patience(scenario: Scenario) -> float:
+    """How long it may take from then until everything has been tried once more."""
+    rules = scenario.rules
+    tempers = [host.temper for site in scenario.sites for host in site]
+    recipients = sum(len(drop.to) for drop in scenario.drops)
+    one: float = max(6 * each.service + each.final + 20 * each.latency + each.greylist for each in tempers)
+    one += 120.0 if any(each.rate or each.connections or each.transactions for each in tempers) else 0.0
+    one += 40.0 if rules.message_rate or rules.connection_rate else 0.0
+    return 2 * rules.max + 3 * rules.check_interval + LONGEST + 2 * recipients * (one + scenario.slow_disk)
+
+
+# rates
+
+
+def _is_easy(host: HostPlan) -> bool:
+    """Whether mail arrives there when it is sent."""
+    temper = host.temper
+    limits = temper.greylist or temper.connections or temper.transactions or temper.rate
+    return not (temper.trouble or temper.cuts or temper.service or temper.final or temper.down or limits)
+
+
+def _judge_rate(world: World, number: int, host: HostPlan) -> None:
+    rate = world.scenario.rules.message_rate
+    if not rate:
+        return
+    most = int(rate.partition("/")[0])
+    first: dict[str, float] = {}
+    for takes in world.facts.takes.values():
+        for take in takes:
+            if take.server == host.name:
+                first[take.queue_id] = min(take.at, first.get(take.queue_id, take.at))
+    times = sorted(first.values())
+    for start, end in zip(times, times[most:], strict=False):
+        if end - start < MINUTE:
+            world.facts.breach(f"site {number} got more than {rate}: {most + 1} messages in {end - start:.0f} s")
+            return
