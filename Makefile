@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many bench clean
+.PHONY: demo test check run format lint types tests many simulate mutations bench clean
 
 $(BIN)/relayd: pyproject.toml relayd/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "relayd needs Python 3.11 or newer"; exit 1; }
@@ -40,6 +40,11 @@ tests: $(VENV)/dev
 
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
+
+# SEEDS=n, or MESSAGES=n; FIRST=n is the first seed.  A seed that fails is replayed and shrunk by `--seed n`.
+SEEDS ?= 3000
+simulate: $(VENV)/dev
+	$(BIN)/python -m tests.simulation --jobs $(JOBS) --first $(or $(FIRST),0) $(if $(MESSAGES),--messages $(MESSAGES),--seeds $(SEEDS))
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
