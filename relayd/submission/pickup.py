@@ -66,6 +66,7 @@ class Pickup:
                 await asyncio.wait([work])
                 taken = work.result()
                 self._pass_on(taken.events + self._taker.give_back(taken.submissions, ""))
+                self._rescan = True  # a scan that goes on has passed them
                 raise
         self._pass_on(taken.events)
         return taken.submissions

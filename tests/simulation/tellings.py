@@ -25,6 +25,7 @@ from relayd.mail.message import arrival_of
 from relayd.mail.recipient import Status
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.observer import Observer
+from relayd.observe.parts import Parts
 from tests.simulation.facts import Facts
 from tests.simulation.progress import Pace
 from tests.simulation.world import World
@@ -47,8 +48,8 @@ class Tellings:
         self._world = world
         self._facts: Facts = world.facts
         self._log = _Log()
-        self._observer = Observer(cast(Any, self._log), Counters())
-        self.counters = self._observer._counters
+        self.counters = Counters()
+        self._observer = Observer(cast(Any, self._log), self.counters, Parts())
         self.marked: set[tuple[str, str]] = set()  # at a start
         self.held: set[str] = set()
         self.starts = 0
