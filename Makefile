@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut faults clean
+.PHONY: demo test check run format lint types tests many sweeps faults simulate mutations kill-sweep power-cut fuzz \
+        bench soak lock clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -51,9 +52,19 @@ many: $(VENV)/dev
 sweeps: $(VENV)/dev
 	RELAYD_SWEEP_STEP=1 $(BIN)/pytest -n $(JOBS) tests/relay/test_close_sweep.py
 
-# With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
-hostile: $(VENV)/dev
-	RELAYD_HOSTILE=1 $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+# The tables of faults in full and in the sizes that docs/reliability.md tells; `make tests` has a part of each.
+faults: $(VENV)/dev
+	RELAYD_FAULTS=all $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+
+# SEEDS=n, or MESSAGES=n; FIRST=n is the first seed.  A seed that fails is replayed and shrunk by `--seed n`.
+SEEDS ?= 3000
+simulate: $(VENV)/dev
+	$(BIN)/python -m tests.simulation --jobs $(JOBS) --first $(or $(FIRST),0) \
+		$(if $(MESSAGES),--messages $(MESSAGES),--seeds $(SEEDS))
+
+# Known bugs, one at a time; one that the simulation does not find fails this.
+mutations: $(VENV)/dev
+	$(BIN)/python -m tests.simulation.mutations --jobs $(JOBS)
 
 # Both need root and strace, and take an hour or two.  A kill-sweep that was interrupted goes on where it was.
 kill-sweep: $(VENV)/dev
@@ -62,10 +73,6 @@ kill-sweep: $(VENV)/dev
 
 power-cut: $(VENV)/dev
 	$(BIN)/python -m tests.power --jobs $(JOBS)
-
-# Whole tables of faults of the disk, of resources, the clock and the process, of which `make tests` tries a sample.
-faults: $(VENV)/dev
-	RELAYD_FAULTS=all $(BIN)/pytest -n $(JOBS) --timeout=1200 tests/faults
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million

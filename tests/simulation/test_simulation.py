@@ -1,0 +1,131 @@
+"""The whole daemon on virtual time, by seeds: nothing is lost, nothing is stuck, what comes twice is marked.
+
+Some seeds are the same each time, the others begin at RELAYD_SEED, else at a number that changes each day; the first is
+printed, and whatever fails is replayed by the command that is told.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.command import replay, scenario_of
+from tests.simulation.drawing import draw
+from tests.simulation.exchanger import Exchanger
+from tests.simulation.runner import run
+from tests.simulation.scenario import Domain, Drop, HostPlan, To
+from tests.simulation.shrinking import complaint, shrink
+from tests.simulation.temper import Temper
+
+ROOT = Path(__file__).parents[2]
+PARTS = 8  # tests that may run at once
+FIXED, DAILY = 80, 80  # seeds of each part
+BURSTS = (8, 24)
+A_LIAR = HostPlan(
+    name="mx.test",
+    addresses=("10.0.0.1",),
+    preference=10,
+    temper=Temper(trouble=0.5, faults=("4yz", "5yz", "close", "stall")),
+)
+TEN = tuple(Drop(at=1.0, number=n, sender="s@d.test", to=(To(address=f"r0.m{n}@d.test"),)) for n in range(10))
+
+
+def todays_seed() -> int:
+    """Return the first of the seeds that are tried today."""
+    given = os.environ.get("RELAYD_SEED")
+    return int(given) if given else 10_000_000 + datetime.now(UTC).toordinal() * 10_000
+
+
+def broken(first: int, count: int) -> list[str]:
+    """Run seeds; return what broke, with the command that replays it."""
+    found = []
+    for seed in range(first, first + count):
+        if breaches := run(draw(seed)).broken:
+            found.append(f"python -m tests.simulation --seed {seed}\n    {breaches[0]}")
+    return found
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_promise_is_broken_whatever_fails(part: int) -> None:
+    assert broken(part * FIXED, FIXED) == []
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_promise_is_broken_by_the_seeds_of_today(part: int) -> None:
+    first = todays_seed() + part * DAILY
+    print(f"seeds from {first}")
+
+    assert broken(first, DAILY) == []
+
+
+@pytest.mark.parametrize("seed", BURSTS)
+def test_no_promise_is_broken_by_a_burst(seed: int) -> None:
+    assert run(scenario_of(seed, bursts=True)).broken == ()
+
+
+def test_the_daemon_may_be_killed_at_any_step() -> None:
+    """P1: two messages to three recipients, killed at one step after the other; each seventh, from a different one each
+    day."""
+    scenario = replace(draw(24), kills=(), strikes=(), queue_faults=0.0, dns_faults=0.0)
+    steps = run(scenario).steps
+    first = datetime.now(UTC).toordinal() % 7 + 1
+    failed = [step for step in range(first, min(steps, 1000), 7) if run(replace(scenario, kills=(step,))).broken]
+
+    assert failed == []
+
+
+def test_a_scenario_is_replayed_exactly() -> None:
+    one, other = run(draw(5)), run(draw(5))
+
+    assert one == other
+    assert one.digest != run(draw(6)).digest
+
+
+def test_it_is_replayed_exactly_by_another_process() -> None:
+    seeds = (5, 33, 71)
+    program = (
+        "from tests.simulation.drawing import draw; from tests.simulation.runner import run;"
+        f" print([run(draw(seed)).digest for seed in {seeds}])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+
+    assert told.strip() == str([run(draw(seed)).digest for seed in seeds])
+
+
+def test_a_scenario_that_fails_tells_how_it_is_replayed_and_is_shrunk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = Exchanger.fault
+
+    def lying(self: Exchanger, stage: str) -> str | None:
+        """Take what is refused all the same: the daemon cannot know."""
+        reply = fault(self, stage)
+        return f"{reply}|taken" if reply and stage == "final" and reply.startswith("5") else reply
+
+    monkeypatch.setattr(Exchanger, "fault", lying)
+    scenario = replace(draw(9, messages=10), sites=((A_LIAR,),), domains=(Domain(name="d.test", site=0),), drops=TEN)
+    first = complaint(run(scenario).broken)
+
+    smallest = shrink(scenario, lambda each: complaint(run(each).broken) == first, most_runs=200)
+
+    assert "has it" in first
+    assert complaint(run(smallest).broken) == first
+    assert len(smallest.drops) == 1
+    assert smallest.strikes == ()
+    assert smallest.kills == ()
+    assert smallest.sites[0][0].temper.faults == ("5yz",)
+    monkeypatch.setattr("tests.simulation.command.scenario_of", lambda seed, bursts: smallest)
+    assert replay(9, bursts=False, trace=False) == 1
+    assert "Scenario(seed=9" in capsys.readouterr().out
