@@ -17,6 +17,7 @@ from tests.simulation.runner import Verdict, run
 from tests.simulation.scenario import Scenario
 from tests.simulation.shrinking import complaint, shrink, told
 
+REPORT = 50_000  # messages
 EVERY = 4  # of so many seeds one is a burst, where a number of messages is asked for
 
 
@@ -65,12 +66,16 @@ def _one(seed: int, bursts: bool) -> tuple[int, Scenario, Verdict, float]:
 
 def run_all(seeds: Iterator[int], *, messages: int | None, jobs: int) -> Totals:
     """Run seeds until there are no more, or so many messages were simulated."""
-    totals = Totals()
+    totals, reported = Totals(), 0
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=2000) as pool:
         for done in pool.imap_unordered(partial(_one, bursts=messages is not None), seeds, chunksize=4):
             totals.add(*done)
             if totals.failed and totals.failed[-1][0] == done[0]:
-                print(f"seed {done[0]} fails: {done[2].broken[0]}\n    {_command(done[0], messages is not None)}")
+                command = _command(done[0], messages is not None)
+                print(f"seed {done[0]} fails: {done[2].broken[0]}\n    {command}", flush=True)
+            if totals.messages // REPORT > reported:
+                reported = totals.messages // REPORT
+                print(f"{totals.messages} messages, {totals.seeds} seeds, {totals.cpu:.0f} s of CPU time", flush=True)
             if messages is not None and totals.messages >= messages:
                 break
     return totals

@@ -129,11 +129,10 @@ class Run:
         tables = world.disk.tables
         drained = not world.disk.dropped and all(each.held for each in tables.messages.values())
         drained = drained and world.agenda.now > max(self._last, world.disk_fails_until)
-        if drained or world.agenda.now >= self._end:
-            if self._start is not None:
-                self._over = True
-                self._start.stop()
-                return
+        if (drained or world.agenda.now >= self._end) and self._start is not None:
+            self._over = True
+            self._start.stop()
+            return
         world.agenda.after(LOOK, self._look)
 
     @property

@@ -63,8 +63,8 @@ class Drop:
 class Strike:
     """Something that happens to the daemon: at a time, "stop" (in order, and start again), "kill", "jump" (the clock,
     by `value` seconds), or an operator's "hold", "release", "retry", "remove" of the message that was dropped as
-    number `value`, "dns" (nobody answers for `value` seconds), or "disk" (nothing can be written for so long), "power" (it is
-    cut)."""
+    number `value`, "dns" (nobody answers for `value` seconds), "disk" (nothing can be written for so long), or "power"
+    (it is cut)."""
 
     at: float
     what: str
@@ -129,6 +129,11 @@ class Scenario:
     def quiet(self) -> bool:
         """Whether nothing happens to the daemon, its disk or its clock."""
         return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
+
+    @property
+    def disk_fails(self) -> bool:
+        """Whether something cannot be written."""
+        return self.queue_faults > 0 or any(strike.what == "disk" for strike in self.strikes)
 
     @property
     def disk_lies(self) -> bool:
