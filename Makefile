@@ -4,11 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-<<<<<<< HEAD
-.PHONY: demo test check run format lint types tests many simulate mutations bench clean
-=======
-.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut clean
->>>>>>> main
+.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut simulate mutations clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -51,12 +47,15 @@ tests: $(VENV)/dev
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
-<<<<<<< HEAD
 # SEEDS=n, or MESSAGES=n; FIRST=n is the first seed.  A seed that fails is replayed and shrunk by `--seed n`.
 SEEDS ?= 3000
 simulate: $(VENV)/dev
 	$(BIN)/python -m tests.simulation --jobs $(JOBS) --first $(or $(FIRST),0) $(if $(MESSAGES),--messages $(MESSAGES),--seeds $(SEEDS))
-=======
+
+# Puts known bugs in, one at a time: each must be found.
+mutations: $(VENV)/dev
+	$(BIN)/python -m tests.simulation.mutations --processes $(JOBS)
+
 # What the tests do a part of, in full.
 sweeps: $(VENV)/dev
 	RELAYD_SWEEP_STEP=1 $(BIN)/pytest -n $(JOBS) tests/relay/test_close_sweep.py
@@ -72,7 +71,6 @@ kill-sweep: $(VENV)/dev
 
 power-cut: $(VENV)/dev
 	$(BIN)/python -m tests.power --jobs $(JOBS)
->>>>>>> main
 
 # BENCH=--quick only sees whether they work.  Those whose producers make files come before those that remove many.
 BENCHMARKS = idle steady blackhole drain distance engine crossing latency large million
