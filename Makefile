@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 JOBS   ?= 2# tests at once
 
-.PHONY: demo test check run format lint types tests many sweeps bench soak fuzz lock hostile kill-sweep power-cut simulate mutations clean
+.PHONY: demo test check run format lint types tests many sweeps faults simulate mutations kill-sweep power-cut fuzz \
+        bench soak lock clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -47,22 +48,23 @@ tests: $(VENV)/dev
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
 
-# SEEDS=n, or MESSAGES=n; FIRST=n is the first seed.  A seed that fails is replayed and shrunk by `--seed n`.
-SEEDS ?= 3000
-simulate: $(VENV)/dev
-	$(BIN)/python -m tests.simulation --jobs $(JOBS) --first $(or $(FIRST),0) $(if $(MESSAGES),--messages $(MESSAGES),--seeds $(SEEDS))
-
-# Puts known bugs in, one at a time: each must be found.
-mutations: $(VENV)/dev
-	$(BIN)/python -m tests.simulation.mutations --processes $(JOBS)
-
 # What the tests do a part of, in full.
 sweeps: $(VENV)/dev
 	RELAYD_SWEEP_STEP=1 $(BIN)/pytest -n $(JOBS) tests/relay/test_close_sweep.py
 
-# With the sizes of the list of faults; `make tests` has the same tests with smaller ones.
-hostile: $(VENV)/dev
-	RELAYD_HOSTILE=1 $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+# The tables of faults in full and in the sizes that docs/reliability.md tells; `make tests` has a part of each.
+faults: $(VENV)/dev
+	RELAYD_FAULTS=all $(BIN)/pytest -n $(JOBS) --timeout 1800 tests/faults
+
+# SEEDS=n, or MESSAGES=n; FIRST=n is the first seed.  A seed that fails is replayed and shrunk by `--seed n`.
+SEEDS ?= 3000
+simulate: $(VENV)/dev
+	$(BIN)/python -m tests.simulation --jobs $(JOBS) --first $(or $(FIRST),0) \
+		$(if $(MESSAGES),--messages $(MESSAGES),--seeds $(SEEDS))
+
+# Known bugs, one at a time; one that the simulation does not find fails this.
+mutations: $(VENV)/dev
+	$(BIN)/python -m tests.simulation.mutations --jobs $(JOBS)
 
 # Both need root and strace, and take an hour or two.  A kill-sweep that was interrupted goes on where it was.
 kill-sweep: $(VENV)/dev

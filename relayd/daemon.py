@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 import uvloop
 
 from relayd import __version__
+from relayd.allocator import keep_little
 from relayd.attempt.manager import AttemptManager
 from relayd.clock import Clock
 from relayd.config import load
@@ -70,6 +71,7 @@ def run(config: Config, *, once: bool) -> int:
         SpoolLocked: another daemon owns the spool.
         QueueError: the queue cannot be opened.
     """
+    keep_little()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).serve(once=once))
 

@@ -211,6 +211,7 @@ class Spool:
     def _rewrite(self) -> OSError | None:
         """Try again to make durable what a failed sync left in doubt."""
         failure: OSError | None = None
+        rewritten: list[Submission] = []
         for submission in self._take(self._unsynced):
             try:
                 self.bodies.rewrite(submission.message.id)
@@ -218,7 +219,9 @@ class Spool:
                 self._unsynced.append(submission)
                 failure = error
             else:
-                self._uncommitted.append(submission)
+                rewritten.append(submission)
+        if rewritten:  # the names that they were dropped under have to be gone from the disk as well
+            failure = self._sync(rewritten) or failure
         return failure
 
     @staticmethod

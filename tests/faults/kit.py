@@ -21,7 +21,6 @@ from tests.wire.test_message import parts_of
 
 UNIT = ROOT / "systemd" / "relayd.service"
 USER = "nobody"  # whom an unprivileged daemon runs as
-FULL = bool(os.environ.get("RELAYD_HOSTILE"))  # `make hostile`: in the sizes of the list of faults
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to other users")
 unprivileged = pytest.mark.skipif(bool(sandbox.unavailable()), reason=sandbox.unavailable() or "-")

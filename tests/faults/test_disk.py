@@ -12,7 +12,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,20 +87,19 @@ def test_files_that_arrive_stay_until_the_disk_is_well(
 ) -> None:
     """P3, F12: own files are moved, those of others are copied, which needs room before anything is committed."""
     names = [f"r{number}" for number in range(MANY)]
-    with world.relaying(environment=WATCHED) as daemon:
+    with world.relaying(environment=WATCHED) as daemon, ExitStack() as trouble:
         for name in names:
             (world.spool / "tmp" / name).write_bytes(a_message(f"{name}@example.test"))
             os.chown(world.spool / "tmp" / name, owner, owner)
         with stopped(daemon):
             for name in names:
                 (world.spool / "tmp" / name).rename(world.spool / "new" / name)
-            trouble = fault(disk)
-            trouble.__enter__()
+            trouble.enter_context(fault(disk))
         with calm(daemon):
             part = daemon.logged(r"event=degraded part=(\w+)")[1]
         assert len(troubles(daemon)) <= 4
         seen_degraded(world, daemon, part)
-        trouble.__exit__(None, None, None)
+        trouble.close()
         daemon.logged(f"event=restored part={part}")
         wait_until(lambda: len(mx.taken) >= MANY, "all of them")
         wait_until(lambda: not world.queue(), "an empty queue")

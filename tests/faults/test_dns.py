@@ -73,7 +73,7 @@ def test_each_answer_of_a_name_server_has_its_outcome_and_none_touches_another_d
     expected = {f"{name}.test": told for name, (_, told) in DOMAINS.items()} | ODD
     failed = {domain: told for domain, told in expected.items() if told.startswith("failed")}
     well = [f"bob{number}@well.test" for number in range(20)]
-    world.configure(dns={"timeout": "1s"}, retry={"first": "1h", "max": "1h"})
+    world.configure(dns={"timeout": "4s"}, retry={"first": "1h", "max": "1h"})
     with world.relaying() as daemon:
         began = time.monotonic()
         for address in (*(f"bob@{WRITTEN.get(domain, domain)}" for domain in expected), *well):

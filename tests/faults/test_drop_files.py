@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from asyncinotify import Inotify, Mask
 
-from tests.faults.kit import FULL, delivered, forget_peak, peak, root_only, rounds, told, unwell
+from tests.faults.kit import delivered, forget_peak, peak, root_only, rounds, told, unwell
+from tests.faults.sample import ALL
 from tests.support.process import wait_until
 from tests.support.world import Exchanger, World, a_message, octets
 
@@ -117,7 +118,7 @@ def test_a_sparse_file_of_ten_gigabytes_is_rejected_unread(world: World, mx: Exc
     assert (world.spool / "rejected" / "sparse.reason.txt").exists()
 
 
-VERSIONS = 20_000 if FULL else 300  # of each name
+VERSIONS = 20_000 if ALL else 300  # of each name
 REPLACER = """
 import os, sys
 spool, name, versions = sys.argv[1], sys.argv[2], int(sys.argv[3])

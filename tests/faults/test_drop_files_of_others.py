@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kit import (
-    FULL,
     delivered,
     open_to_all,
     relaying_as_nobody,
@@ -25,11 +24,12 @@ from tests.faults.kit import (
     unprivileged,
     unwell,
 )
+from tests.faults.sample import ALL
 from tests.support.process import Daemon, wait_until
 from tests.support.world import Exchanger, World, a_message, octets
 
 DAEMON = 1  # another user than root and USER
-WRITING = 60.0 if FULL else 2.0  # seconds
+WRITING = 60.0 if ALL else 2.0  # seconds
 PAUSE = 0.1  # seconds between two pieces of a slow writer; settle_time is ten times that
 
 pytestmark = root_only

@@ -12,7 +12,8 @@ from itertools import chain
 
 import pytest
 
-from tests.faults.kit import FULL, rounds, told, unwell
+from tests.faults.kit import rounds, told, unwell
+from tests.faults.sample import ALL
 from tests.submission.test_envelope import injections
 from tests.support.process import Daemon, wait_until
 from tests.support.smtp import CHUNKED, ScriptedServer, serving
@@ -44,7 +45,7 @@ def tame(daemon: Daemon) -> bool:
 def test_no_envelope_becomes_another_command(world: World) -> None:
     """S3, A13: some two hundred and seventy vectors in each of seven places; a server that takes the mail of all."""
     vectors = list(dict.fromkeys([*injections(), *REWRITTEN]))
-    places = list(TEMPLATES.items())[: None if FULL else 3]
+    places = list(TEMPLATES.items())[: None if ALL else 3]
     files = {f"{place}-{n}": text % v for place, text in places for n, v in enumerate(vectors)}
     with serving(world.run, ScriptedServer({"EHLO": CHUNKED})) as server:
         world.configure(route=[{"name": "all", "match": ["*"], "hosts": [f"127.0.0.1:{server.port}"]}])

@@ -7,12 +7,13 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.kit import FULL, delivered, forget_peak, peak, rounds, unwell
+from tests.faults.kit import delivered, forget_peak, peak, rounds, unwell
+from tests.faults.sample import ALL
 from tests.support.process import wait_until
 from tests.support.smtp import ScriptedServer, serving
 from tests.support.world import World
 
-RECIPIENTS = 100_000 if FULL else 2_000
+RECIPIENTS = 100_000 if ALL else 2_000
 MEMORY = 4.0  # KiB for each of them, at most; and 16 MiB whatever their number
 ADDRESS = re.compile(r"RCPT TO:<([^>]+)>")
 

@@ -98,9 +98,7 @@ def test_without_memory_a_daemon_that_goes_on_or_dies_has_lost_nothing(world: Wo
         resource.prlimit(daemon.pid, resource.RLIMIT_AS, (size, size))
         for number, name in enumerate(names):
             world.drop(a_message(name) + (b"y" * 70 + b"\n") * (100_000 if number % 5 == 0 else 10))
-        wait_until(
-            lambda: not daemon.running or set(recipients(world)) == set(names) or stuck(daemon), "a want", timeout=60
-        )
+        wait_until(lambda: not daemon.running or len(mx.taken) >= 60 or stuck(daemon), "a want", timeout=60)
         print(f"{'runs' if daemon.running else 'died'}; {len(recipients(world))} delivered")
         daemon.kill()
     with world.relaying() as daemon:

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.faults.kit import FULL, delivered, same, unwell
+from tests.faults.kit import delivered, same, unwell
+from tests.faults.sample import ALL
 from tests.support.process import wait_until
 from tests.support.smtp import CHUNKED, LOCK_STEP, PIPELINED, ScriptedServer, serving
 from tests.support.smuggling import BARE, ENDS, EVIL, PARSERS, dialogue
@@ -70,7 +71,7 @@ def files_with_edges(edge: int) -> dict[str, bytes]:
             filler = edge - len(envelope(name)) - len(head) - at
             lines = (b"." + b"y" * 70 + b"\n") * (filler // 72) + b"y" * (filler % 72)
             files[name] = head + lines + end + EVIL + b"evil" + end + b"bye"
-    return files if FULL else dict(list(files.items())[:: edge // 20_000])  # the more octets, the fewer
+    return files if ALL else dict(list(files.items())[:: edge // 20_000])  # the more octets, the fewer
 
 
 @pytest.mark.parametrize("edge", [0, *EDGES])

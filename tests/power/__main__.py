@@ -14,13 +14,17 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tests.kills.ground import Ground
+from tests.power.cuts import prefixes, samples
 from tests.power.reality import deliver
-from tests.power.recording import RECORDED, Recording, record
+from tests.power.recording import RECORDED, Recording, record, record_again
 from tests.power.sweep import Counts, sweep
 
+RICH = 200  # the last prefixes of a recording, in which there is mail
 COLUMNS = ("recorded", "steps", "unsynced and missing or torn", "power cuts", "starts", "recipients marked", "wrong")
 
 
@@ -30,6 +34,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=list(RECORDED), help="of recordings; all, unless given")
     parser.add_argument("--directory", type=Path, help="for the spools; in memory it is quicker")
     parser.add_argument("--samples", type=int, default=10_000, help="for each recording")
+    parser.add_argument("--again", type=int, default=2, help="cuts after which the next start is recorded as well")
     parser.add_argument("--real", type=int, default=100, help="samples that the daemon itself delivers")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
@@ -37,8 +42,7 @@ def main() -> int:
     print(f"seed {asked.seed}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     wrong = []
     with tempfile.TemporaryDirectory(dir=asked.directory) as scratch, Ground(Path(scratch) / "ground") as ground:
-        for name in asked.names:
-            recording = record(ground, RECORDED[name]())
+        for name, recording in recordings(ground, asked.names, asked.again, random.Random(asked.seed)):
             for kind in ("singles", "pairs", "samples"):
                 counts = sweep(recording, kind, Path(scratch), jobs=asked.jobs, size=asked.samples, seed=asked.seed)
                 wrong += _told(name, recording, kind, counts)
@@ -46,6 +50,15 @@ def main() -> int:
             wrong += _told(name, recording, "by the daemon itself", counts)
     print(*wrong, sep="\n")
     return bool(wrong)
+
+
+def recordings(ground: Ground, names: Sequence[str], again: int, rng: random.Random) -> Iterator[tuple[str, Recording]]:
+    """Yield recordings of these names, and of some starts that follow a power cut in them."""
+    for name in names:
+        recording = record(ground, RECORDED[name]())
+        yield name, recording
+        for cut in islice(samples(recording.steps, prefixes(recording.steps)[-RICH:], rng), again):
+            yield f"{name}, after {cut.count}", record_again(ground, recording, cut)
 
 
 def _told(name: str, recording: Recording, kind: str, counts: Counts) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.power.cuts import Cut, logs, pairs, prefixes, read, samples, singles
 from tests.power.disk import Sent, Step, rebuilt, survived
-from tests.power.recording import Recording
+from tests.power.recording import Recording, left
 from tests.power.revival import faults, revive
 
 BLOCK = 12  # prefixes that a process has at a time
@@ -48,12 +48,6 @@ def check(recording: Recording, cut: Cut, directory: Path, shm: random.Random) -
     wrong = [f"{cut}: {each}" for each in faults(recording.story, revived, left(recording, cut.count))]
     shutil.rmtree(spool)
     return Counts(cuts=1, started=1, marked=revived.marked, faults=wrong)
-
-
-def left(recording: Recording, count: int) -> set[str]:
-    """Return for whom the end of a message that was taken had left."""
-    sent = (step.effect for step in recording.steps[:count])
-    return {address for each in sent if isinstance(each, Sent) for address in each.recipients}
 
 
 def cuts(recording: Recording, kind: str, counts: Sequence[int], size: int, rng: random.Random) -> Iterator[Cut]:

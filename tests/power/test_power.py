@@ -15,8 +15,9 @@ import pytest
 from tests.kills.ground import Ground
 from tests.power.cuts import Cut, prefixes, samples, singles
 from tests.power.disk import Effect, Image, Inode, Link, Rename, Step, Sync, Unlink, Write, pending, survived
+from tests.power.reading import Conversation
 from tests.power.reality import deliver
-from tests.power.recording import Conversation, Recording, few, others, record
+from tests.power.recording import Recording, few, others, record
 from tests.power.sweep import check
 from tests.power.trace import calls
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.process import Daemon, wait_until
 from tests.support.smtp import PasswordCheck, Script, ScriptedServer, serving
-from tests.support.world import World, with_and_without_workers
+from tests.support.world import World
 
 PASSWORD = "s3cret-of-ümlaut"
 BODY = "marker-of-the-body-7261"
@@ -68,8 +68,9 @@ def claim_secrecy(seen: dict[str, bytes], *words: str) -> None:
         assert not [word for word in words if word.encode() in octets], where
 
 
-@with_and_without_workers
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+@pytest.mark.parametrize(
+    ("world", "mechanism"), [(1, "PLAIN"), (0, "LOGIN"), (1, "CRAM-MD5")], indirect=["world"], ids=str
+)
 def test_a_server_that_says_the_password_back_does_not_bring_it_into_the_open(world: World, mechanism: str) -> None:
     with a_server(world, mechanism, AUTH=echoing(PasswordCheck("relay", "another"))):
         with world.relaying(environment={"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1"}) as daemon:
@@ -82,7 +83,6 @@ def test_a_server_that_says_the_password_back_does_not_bring_it_into_the_open(wo
         claim_secrecy(seen, *FORMS, BODY)
 
 
-@with_and_without_workers
 def test_a_refused_recipient_does_not_bring_the_password_into_a_bounce(world: World) -> None:
     def refusing(line: str) -> str:
         return f"550 5.1.1 {FORMS[2]} / {PASSWORD} may not" if "bob" in line else "250 2.1.5 ok"

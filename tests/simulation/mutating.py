@@ -1,8 +1,8 @@
 """Puts a known bug into relayd, and takes it out again.
 
-A bug is told by what to replace in the source of a module.  What was replaced is compiled, and the code of each function
-that differs is put into the functions that are there, so that it counts wherever they were imported to.  A piece that is
-not in the source exactly once is an error: the source has changed, and the mutation with it.
+A bug is told by what to replace in the source of a module.  The other source is compiled, and the code of each function
+that differs is put into the function that is there, so that it counts wherever that was imported to.  A piece that is
+not in the source exactly once is an error: the source has changed, and the mutation has to follow.
 """
 
 from __future__ import annotations

@@ -73,8 +73,7 @@ def small_disk(path: Path, options: str = "size=64m") -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(path)
     finally:
-        while path.is_mount():  # a test that failed may have left another one above it
-            unmount(path)
+        unmount(path)
 
 
 @contextmanager
