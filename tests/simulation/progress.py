@@ -3,7 +3,7 @@ operator took back is not begun, and nothing is left on the disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from relayd.mail.events import Attempted
@@ -44,8 +44,8 @@ def judge_progress(world: World) -> None:
     _judge_what_was_given_up(world)
     if world.scenario.quiet:
         for number, site in enumerate(world.scenario.sites):
-            if len(site) == 1 and _is_easy(site[0]):
-                _judge_rate(world, number, site[0])
+            if len(site) == 1 and len(site[0].addresses) == 1 and _is_easy(site[0]):
+                _judge_rates(world, number, site[0])
 
 
 def _judge_what_is_left(world: World) -> None:
@@ -134,18 +134,20 @@ def _is_easy(host: HostPlan) -> bool:
     return not (temper.trouble or temper.cuts or temper.service or temper.final or temper.down or limits)
 
 
-def _judge_rate(world: World, number: int, host: HostPlan) -> None:
-    rate = world.scenario.rules.message_rate
-    if not rate:
-        return
-    most = int(rate.partition("/")[0])
+def _judge_rates(world: World, number: int, host: HostPlan) -> None:
+    rules = world.scenario.rules
     first: dict[str, float] = {}
     for takes in world.facts.takes.values():
         for take in takes:
             if take.server == host.name:
                 first[take.queue_id] = min(take.at, first.get(take.queue_id, take.at))
-    times = sorted(first.values())
+    _judge_rate(world, number, "messages", rules.message_rate, sorted(first.values()))
+    _judge_rate(world, number, "connections", rules.connection_rate, world.limits.opened[number])
+
+
+def _judge_rate(world: World, number: int, what: str, rate: str, times: Sequence[float]) -> None:
+    most = int(rate.partition("/")[0] or len(times))
     for start, end in zip(times, times[most:], strict=False):
         if end - start < MINUTE:
-            world.facts.breach(f"site {number} got more than {rate}: {most + 1} messages in {end - start:.0f} s")
+            world.facts.breach(f"site {number} got more than {rate}: {most + 1} {what} in {end - start:.0f} s")
             return
