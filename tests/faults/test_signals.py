@@ -16,9 +16,9 @@ from typing import BinaryIO
 import pytest
 from aiosmtpd.smtp import Envelope
 
-from tests.faults.sample import sampled
+from tests.faults.sample import in_worlds, sampled
 from tests.support.process import Daemon, wait_until
-from tests.support.world import Exchanger, World, a_message, with_and_without_workers
+from tests.support.world import Exchanger, World, a_message
 
 LARGE = (b"y" * 70 + b"\n") * 120_000
 
@@ -96,7 +96,7 @@ def stalling(world: World, phase: str) -> Iterator[Stalling]:
 PHASES = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "body", "end"]
 
 
-@with_and_without_workers
+@in_worlds(0)
 @pytest.mark.parametrize("phase", sampled(["body", *PHASES], 1))
 def test_told_to_stop_twice_in_any_phase_it_ends_at_once_and_marks_only_what_may_have_arrived(
     world: World, phase: str
