@@ -49,9 +49,9 @@ class Run:
         self._steps = 0
         self._starts = 0
         last = max((drop.at for drop in scenario.drops), default=0.0)
-        set_back = sum(-each.value for each in scenario.strikes if each.what == "jump" and each.value < 0)
+        leaps = sum(abs(each.value) for each in scenario.strikes if each.what == "jump")
         lives = 2 * scenario.rules.lifetime  # a message's, and that of what is told of its end
-        self._end = max(scenario.calm_at, last) + lives + set_back + SLACK
+        self._end = max(scenario.calm_at, last) + lives + leaps + SLACK
         self.world.agenda.at(scenario.calm_at, self._look)
 
     def verdict(self) -> Verdict:
