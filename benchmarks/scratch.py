@@ -45,11 +45,11 @@ def scratch(*, files: int = 0, size: int = 0, fresh: bool = False) -> Iterator[P
     with tempfile.TemporaryDirectory(prefix="relayd-bench-", dir=where) as name, ExitStack() as stack:
         directory = Path(name)
         directory.chmod(0o755)  # Postfix's own users go through it
-        yield stack.enter_context(_mounted(directory)) if fresh else directory
+        yield stack.enter_context(mounted(directory)) if fresh else directory
 
 
 @contextmanager
-def _mounted(directory: Path) -> Iterator[Path]:
+def mounted(directory: Path) -> Iterator[Path]:
     """Yield the root of a new file system."""
     image, root = directory / "image", directory / "root"
     with image.open("wb") as file:

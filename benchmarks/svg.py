@@ -82,7 +82,7 @@ def _panel(panel: Panel) -> Iterator[str]:
     yield from _axes(panel, across, up)
     if panel.limit:
         _, y = place(xs[0], panel.limit)
-        yield _line(LEFT, y, WIDTH - RIGHT, y, LIMIT, ' stroke-dasharray="5 3"')
+        yield line(LEFT, y, WIDTH - RIGHT, y, LIMIT, ' stroke-dasharray="5 3"')
         label = escape(panel.limit_label)
         yield f'<text x="{WIDTH - RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end" fill="{LIMIT}">{label}</text>'
     places = [place(x, y) for x, y in panel.points]
@@ -99,11 +99,11 @@ def _axes(panel: Panel, across: range, up: range) -> Iterator[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     for exponent in across:
         x = LEFT + (exponent - across[0]) / (across[-1] - across[0]) * (right - LEFT)
-        yield _line(x, TOP, x, bottom, GRID)
+        yield line(x, TOP, x, bottom, GRID)
         yield f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{tick(exponent)}</text>'
     for exponent in up:
         y = bottom - (exponent - up[0]) / (up[-1] - up[0]) * (bottom - TOP)
-        yield _line(LEFT, y, right, y, GRID)
+        yield line(LEFT, y, right, y, GRID)
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick(exponent)}</text>'
     middle = (LEFT + right) / 2
     yield f'<text x="{middle:g}" y="{HEIGHT - 12}" text-anchor="middle">{escape(panel.x_label)}</text>'
@@ -113,5 +113,5 @@ def _axes(panel: Panel, across: range, up: range) -> Iterator[str]:
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, more: str = "") -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str, more: str = "") -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{more}/>'

@@ -44,7 +44,7 @@ def domains(count: int, sites: int, *, prefix: str = "", address: str = "127.0.0
     )
 
 
-class _Prepared(DnsServer):
+class Prepared(DnsServer):
     """Makes each answer once: a relay that asks again for every message is not to wait for us."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -82,7 +82,7 @@ def _first_word(pipe: Connection) -> str:
 
 def _serve(pipe: Connection, zone: Zone, host: str, port: int) -> None:
     async def serve() -> None:
-        async with _Prepared(host, port) as dns:
+        async with Prepared(host, port) as dns:
             for domain, exchanger in zone.exchangers.items():
                 dns.mx(domain, (10, exchanger))
             for name, address in zone.hosts.items():

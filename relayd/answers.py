@@ -13,11 +13,10 @@ from typing import Any
 
 from relayd.claims import Claims
 from relayd.explanation import Standing, of_route, of_site, written
-from relayd.health import Health
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
-from relayd.ports import Router
+from relayd.ports import Attempts, Router
 from relayd.routes import Routes, unresolved
 from relayd.schedule.scheduler import Scheduler
 
@@ -25,7 +24,8 @@ LOOK_UP = 3.0  # seconds for a destination that nobody has looked up; who asks w
 
 
 class Answers:
-    """See the module.  `owner` names this start of the daemon in its leases."""
+    """See the module.  `owner` names this start of the daemon in its leases; `degraded` returns which parts cannot do
+    their work, and why."""
 
     def __init__(
         self,
@@ -36,7 +36,8 @@ class Answers:
         router: Router,
         claims: Claims,
         orphans: Orphans,
-        health: Health,
+        attempts: Attempts,
+        degraded: Callable[[], Mapping[str, str]],
         clock: Callable[[], datetime],
     ) -> None:
         self._owner = owner
@@ -45,7 +46,8 @@ class Answers:
         self._router = router
         self._claims = claims
         self._orphans = orphans
-        self._health = health
+        self._attempts = attempts
+        self._degraded = degraded
         self._clock = clock
 
     async def answer(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -61,8 +63,10 @@ class Answers:
     def _state(self) -> dict[str, Any]:
         return {
             "owner": self._owner,
-            "degraded": sorted(self._health.parts),
+            "degraded": sorted(self._degraded()),
+            "reasons": dict(self._degraded()),
             "adopting": self._orphans.sweeping,
+            "stretch": self._attempts.stretch.total_seconds(),
         }
 
     def _begun(self, leases: Sequence[Any]) -> dict[str, str]:

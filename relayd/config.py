@@ -11,7 +11,6 @@ import difflib
 import ipaddress
 import json
 import re
-import stat
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
@@ -25,6 +24,7 @@ from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import Credentials
+from relayd.password import read_password
 from relayd.route.settings import RouteRule
 from relayd.route.smart_host import parse_host
 from relayd.schedule.rate import Rate
@@ -66,6 +66,7 @@ class _Reader:
         self.mistakes: list[str] = []
         self._path = path
         self._lines = text.splitlines()
+        self._spool = path.parent
 
     def read(self, tables: dict[str, Any]) -> Config:
         for name in tables:
@@ -76,12 +77,12 @@ class _Reader:
         }
         relay: RelaySection = sections["relay"]
         self._check_relay(relay)
-        spool = (self._path.parent / relay.spool).resolve()
-        if spool == Path("/"):
+        self._spool = (self._path.parent / relay.spool).resolve()
+        if self._spool == Path("/"):
             self._mistake("relay.spool", "the root directory cannot be a spool")
         return Config(
             path=self._path,
-            spool=spool,
+            spool=self._spool,
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
             site_limits=self._site_limits(relay),
@@ -206,16 +207,11 @@ class _Reader:
         if not (section.username and section.password_file):
             self._mistake(where, "username and password_file go together")
             return None
-        path = self._path.parent / section.password_file
         try:
-            if stat.S_IMODE(path.stat().st_mode) & 0o007:
-                self._mistake(f"{where}.password_file", f"{path} can be read by everybody: chmod o= it")
-            password = path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
+            password = read_password(self._path.parent / section.password_file, self._spool)
+        except (OSError, ValueError) as error:
             self._mistake(f"{where}.password_file", str(error))
             return None
-        if not password or any(character in password for character in "\r\n\0"):
-            self._mistake(f"{where}.password_file", f"{path} must hold the password, on one line")
         return Credentials(username=section.username, password=password)
 
     def _site_limits(self, relay: RelaySection) -> SiteLimits:
@@ -278,7 +274,9 @@ class _Reader:
 
 
 def _from_words(hint: Any, value: Any) -> Any:
-    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative."""
+    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative, and that no
+    date is among the values."""
+    json.dumps(value, default=_no_date)
     if hint is timedelta:
         return f"PT{parse_duration(value).total_seconds():.6f}S"
     if hint == Octets:
@@ -286,6 +284,10 @@ def _from_words(hint: Any, value: Any) -> Any:
     if hint in (int, int | None) and type(value) is int and value < 1:
         raise ValueError(f"must be 1 or more, not {value}")
     return value
+
+
+def _no_date(value: Any) -> Any:
+    raise ValueError(f"must not be a date or a time, as {value} is")
 
 
 def parse_size(value: Any) -> int:

@@ -47,7 +47,8 @@ async def listen(
         return b"" if said is None else json.dumps(said).encode() + b"\n"
 
     async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, TimeoutError, ValueError, QueueError):  # no answer: nobody took notice
+        # No answer: nobody took notice.  RecursionError: what is nested deeper than the reader of JSON goes.
+        with suppress(OSError, TimeoutError, ValueError, QueueError, RecursionError):
             async with asyncio.timeout(PATIENCE):
                 writer.write(await replied(await reader.readline()))
                 await writer.drain()

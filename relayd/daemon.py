@@ -21,16 +21,19 @@ from datetime import UTC, datetime, timedelta
 import uvloop
 
 from relayd import __version__
+from relayd.allocator import keep_little
 from relayd.attempt.manager import AttemptManager
+from relayd.clock import Clock
 from relayd.config import load
 from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Degraded, Events, Lifecycle, Warned
+from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
+from relayd.observe.parts import Parts
 from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
@@ -53,9 +56,11 @@ from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
 STDERR = 2
+AS_ROOT = "relayd runs as root, and needs no such rights; start it as a user of its own (docs/security.md)"
 EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
+CONFIGURATION = "configuration"  # a part, in events
 GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
@@ -66,13 +71,9 @@ def run(config: Config, *, once: bool) -> int:
         SpoolLocked: another daemon owns the spool.
         QueueError: the queue cannot be opened.
     """
+    keep_little()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).serve(once=once))
-
-
-def now() -> datetime:
-    """The one clock: wall time, aware."""
-    return datetime.now(UTC)
 
 
 class Daemon:
@@ -83,6 +84,8 @@ class Daemon:
         self._identity = _identity(config)
         self._processes = config.relay.processes
         self._counters = Counters()
+        self._parts = Parts()
+        self._clock = Clock()
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -91,11 +94,13 @@ class Daemon:
     async def serve(self, *, once: bool) -> int:
         """See `run`."""
         async with AsyncExitStack() as stack:
-            self._events = stack.enter_context(observed(self._counters))
+            self._events = stack.enter_context(observed(self._counters, self._parts))
             stack.callback(self._supervisor.close)
             self._on_signals(asyncio.get_running_loop())
             if self._identity.warning:
                 self._events(Warned(about="relay.hostname", detail=self._identity.warning))
+            if os.geteuid() == 0:
+                self._events(Warned(about="user", detail=AS_ROOT))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
             control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)
@@ -117,27 +122,30 @@ class Daemon:
 
     async def _open_spool(self, stack: AsyncExitStack) -> Spool:
         config = self._config
-        spool = await Spool.open(config.spool, now=now(), history=config.relay.history, events=self._events)
+        spool = await Spool.open(config.spool, now=self._clock(), history=config.relay.history, events=self._events)
         stack.push_async_callback(spool.close)
+        self._clock.begin(spool.away)
         return spool
 
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
         self._router = Router(
-            route_settings(self._config, self._identity), self._resolver, clock=now, own_addresses=own_addresses
+            route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
-        self._pickup = Pickup(submission_settings(self._config, self._identity), clock=now, events=self._events)
+        self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
         self._attempts = AttemptManager(
             self._config.retry,
             self._identity.hostname,
             ledger=LedgerPort(spool.queue),
             notifications=NotificationsPort(spool, lambda message: self._manager.arrived([message])),
-            clock=now,
+            clock=self._clock,
             jitter=random.random,
             events=self._events,
+            lost_within=self._clock.lost_within,
             retry_due=lambda at: self._manager.retry_due(at),
+            site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
@@ -150,8 +158,10 @@ class Daemon:
             router=self._router,
             attempts=self._attempts,
             new_relayer=self._relayers.new,
-            clock=now,
+            clock=self._clock,
             events=self._events,
+            take_leap=self._clock.take_leap,
+            degraded=lambda: self._parts.degraded,
             tell_withdrawn=self._relayers.withdraw if isinstance(self._relayers, Pool) else lambda message_ids: None,
         )
         self._assembled = True
@@ -171,7 +181,7 @@ class Daemon:
             in_hand=InHandPort(spool.notes),
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
-        return Relayers(relay_settings(self._config, self._identity), ports, now)
+        return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
 
     def _pool(self, spool: Spool) -> Pool:
         """Let relayers run in workers, which start while the rest is built."""
@@ -183,7 +193,7 @@ class Daemon:
             addresses=self._router,
             bury=spool.queue.bury,
             premises=premises,
-            clock=now,
+            clock=self._clock,
             events=self._events,
         )
         pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
@@ -221,6 +231,7 @@ class Daemon:
         """Tell the service manager that the loop turns, and what it does."""
         interval = self._supervisor.watchdog_interval or STATUS_INTERVAL
         while True:
+            self._clock()  # seldom for long without a look: much time between two is time that was lost
             self._supervisor.alive()
             self._supervisor.status(self._status)
             await asyncio.sleep(min(interval, STATUS_INTERVAL).total_seconds())
@@ -230,7 +241,8 @@ class Daemon:
         """One line for people: what is in hand, and what was done since the start."""
         count = self._counters
         done = f"{count[Counted.DELIVERED]} delivered, {count[Counted.FAILED]} failed since the start"
-        return f"{self._manager.status}; {done}"
+        degraded = f"; degraded: {', '.join(sorted(self._parts.degraded))}" if self._parts.degraded else ""
+        return f"{self._manager.status}; {done}{degraded}"
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -251,7 +263,7 @@ class Daemon:
                 raise ConfigError("relay.spool: the spool cannot be changed by a reload; restart relayd for that")
         except ConfigError as error:
             for mistake in error.mistakes:
-                self._events(Degraded(part="configuration", reason=mistake))
+                self._events(Degraded(part=CONFIGURATION, reason=mistake))
             self._events(Lifecycle(state="not-reloaded", detail="the configuration before stays in force"))
         else:
             if config.relay.processes != self._processes:
@@ -260,13 +272,15 @@ class Daemon:
             self._config, self._identity = config, _identity(config)
             if self._assembled:
                 self._use(config)
+            if CONFIGURATION in self._parts.degraded:
+                self._events(Restored(part=CONFIGURATION))
             self._events(Lifecycle(state="reloaded"))
         self._supervisor.ready()
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
         self._router.reload(route_settings(config, self._identity))
-        self._scheduler.reload(schedule_settings(config), now())
+        self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
         self._relayers.reload(relay_settings(config, self._identity))
@@ -286,12 +300,12 @@ def _identity(config: Config) -> Identity:
 
 
 @contextmanager
-def observed(counters: Counters) -> Iterator[Events]:
-    """Write events to standard error, and count them, while the context lasts; what libraries log, too."""
+def observed(counters: Counters, parts: Parts) -> Iterator[Events]:
+    """Write events to standard error, and take note of them, while the context lasts; what libraries log, too."""
     log, lines = open_log(STDERR, os.environ.get("JOURNAL_STREAM"))
     libraries = LibraryLog(log)
     logging.getLogger().addHandler(libraries)
-    events = Observer(log, counters)
+    events = Observer(log, counters, parts)
     try:
         yield events
         events(Lifecycle(state="stopped"))

@@ -80,5 +80,5 @@ class Intake:
         self._arrived(each.message for each in accepted)
         ours = {each.message.id for each in accepted}
         if stuck := [each for each in submissions if each.original is None and each.message.id not in ours]:
-            await self._pickup.give_back(stuck, reason="it cannot be moved into the queue")
+            await self._pickup.give_back(stuck, reason="it may not be moved into the queue; lsattr and ls -ld tell why")
         return True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,9 +23,11 @@ from typing import Any
 
 from relayd.answers import Answers
 from relayd.claims import LEASE, Claims
+from relayd.clock import Leap
 from relayd.health import Health
 from relayd.intake import Intake
-from relayd.mail.events import Events, Trouble
+from relayd.mail.errors import QueueError
+from relayd.mail.events import ClockLeapt, Events, Trouble
 from relayd.mail.message import Message
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
@@ -54,7 +56,7 @@ class ManagerSettings:
 class RelayManager:
     """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore.
 
-    `answers` is what it tells of itself.
+    `answers` is what it tells of itself, with what `degraded` knows of the whole daemon's parts.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class RelayManager:
         new_relayer: Callable[[Site], Relayer],
         clock: Callable[[], datetime],
         events: Events,
+        take_leap: Callable[[], Leap] = Leap,
+        degraded: Callable[[], Mapping[str, str]] | None = None,
         tell_withdrawn: Callable[[frozenset[str]], None] = lambda message_ids: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +85,9 @@ class RelayManager:
         self._attempts = attempts
         self._clock = clock
         self._events = events
+        self._take_leap = take_leap
+        self._set_by = timedelta(0)  # what the queue was not told yet of a clock that was set
+        self._queue_is_of_now = False  # what it has from earlier starts was looked at
         self._tell_withdrawn = tell_withdrawn
         self._monotonic = monotonic
         self._health = Health(events)
@@ -129,7 +136,8 @@ class RelayManager:
             router=router,
             claims=self._claims,
             orphans=self._orphans,
-            health=self._health,
+            attempts=attempts,
+            degraded=degraded or (lambda: dict.fromkeys(self._health.parts, "")),
             clock=clock,
         )
         self._slots = asyncio.Semaphore(settings.max_connections)
@@ -157,6 +165,11 @@ class RelayManager:
             self._scan_at = max(at, self._scan_not_before)
             self.wake()
 
+    def site_forgotten(self, site: str) -> None:
+        """The back-off of a site is no more: what is kept of it in core can go."""
+        self._scheduler.recovered(site, self._clock())
+        self._routes.forget_unknown(site)
+
     def withdrawn(self, message_id: str) -> bool:
         """Whether an operator held or removed a message that is in core."""
         return message_id in self._withdrawn
@@ -166,7 +179,7 @@ class RelayManager:
         await self._look_for_withdrawn()
         backing_off = {known.site for known in await self._queue.sites()}
         for site in [key for key in self._scheduler.failing() if key not in backing_off]:
-            self._scheduler.recovered(site, self._clock())
+            self.site_forgotten(site)
             await self._attempts.site_recovered(site)
         self._scan_at = None
         self.wake()
@@ -204,6 +217,7 @@ class RelayManager:
         """Relay mail until `stop`, or with `once` until nothing is due, in flight or settling, and no orphan left."""
         self._tasks.start("watch", self._pickup.watch(self.wake))
         self._tasks.start("orphans", self._orphans.adopt_all())
+        self._tasks.every(lambda: self._settings.check_interval, "clock", self._tell_queue_of_clock)
         self._tasks.every(lambda: LEASE / 3, "leases", self._claims.renew)
         self._tasks.every(lambda: self._settings.check_interval, "sweep", self._sweep)
         self._tasks.every(lambda: self._settings.check_interval, "cleaning", self._clean_up)
@@ -240,6 +254,7 @@ class RelayManager:
 
     async def check_state(self) -> None:
         """Take in new files, look for due mail, start relayers while there is room."""
+        self._follow_clock()
         await self._intake.take_in(self._start_relayers)
         if self._scan_at is None or self._clock() >= self._scan_at:
             await self._find_due()
@@ -281,6 +296,32 @@ class RelayManager:
 
     # what runs beside
 
+    def _follow_clock(self) -> None:
+        """Take notice of a wall clock that was set, or of time that was lost."""
+        now, leap = self._clock(), self._take_leap()
+        if not leap:
+            return
+        self._events(ClockLeapt(set_by=leap.set_by, lost=leap.lost))
+        self._scan_at, self._scan_not_before = None, now
+        if leap.set_by:
+            self._scheduler.clock_was_set(leap.set_by, now)
+            self._set_by += leap.set_by
+
+    async def _tell_queue_of_clock(self) -> None:
+        """Again and again until the queue takes it; at the start without knowing of anything."""
+        self._follow_clock()
+        by, self._set_by = self._set_by, timedelta(0)
+        if not by and self._queue_is_of_now:
+            return
+        try:
+            await self._attempts.clock_was_set(by)
+        except QueueError:
+            self._set_by += by
+            raise
+        self._queue_is_of_now = True
+        self._scan_at = None
+        self.wake()
+
     async def _sweep(self) -> None:
         """Promise 2: what ends a message by the clock does not depend on relayers or on check_state."""
         now = self._clock()
@@ -320,6 +361,7 @@ class RelayManager:
         """Whether nothing can be done now: all that waits, waits for a time."""
         if not self._idle:
             return False
+        await self._tell_queue_of_clock()
         await self._sweep()
         await self._find_due()
         await self._routes.settled()

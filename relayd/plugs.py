@@ -14,6 +14,7 @@ class LedgerPort:
 
     def __init__(self, queue: Queue) -> None:
         self.settle = queue.settle
+        self.clock_was_set = queue.clock_was_set
         self.notices = queue.notices
         self.drop_notice = queue.drop_notice
         self.warn = queue.warn

@@ -6,7 +6,7 @@ The promises behind each method are with those who keep them; here is what the m
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -162,6 +162,13 @@ class Attempts(Protocol):
 
     async def sweep(self, now: datetime) -> None:
         """Expire what is too old, warn of what is late."""
+
+    async def clock_was_set(self, by: timedelta) -> None:
+        """Let what waits for a time wait as long as before; by 0, look for what waits for no possible time."""
+
+    @property
+    def stretch(self) -> timedelta:
+        """How much longer than its lifetime a message is kept now, since nothing could be tried for so long."""
 
     @property
     def busy(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -187,3 +189,45 @@ def test_whatever_the_file_says_the_answer_is_settings_or_mistakes(text: str) ->
         except ConfigError as error:
             outcome = error.mistakes
         assert outcome
+
+
+def test_a_date_where_a_setting_is_wanted_is_a_mistake_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[relay]\nhostname = 1979-05-27\n[[site]]\nmatch = ["example.org", 07:32:00]\n')
+
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+
+    assert [mistake.partition(": ")[2] for mistake in refused.value.mistakes] == [
+        "relay.hostname: must not be a date or a time, as 1979-05-27 is",
+        "site 1.match: must not be a date or a time, as 07:32:00 is",
+    ]
+
+
+ROUTE = '[[route]]\nname = "a"\nmatch = ["*"]\nhosts = ["h"]\nusername = "u"\npassword_file = "password"\n'
+
+
+@pytest.mark.parametrize(
+    ("mode", "public", "refused"), [(0o640, 0o3770, True), (0o600, 0o3770, False), (0o640, 0o700, False)]
+)
+def test_a_password_that_whoever_drops_mail_can_read_is_refused(
+    tmp_path: Path, mode: int, public: int, refused: bool
+) -> None:
+    (tmp_path / "spool" / "new").mkdir(parents=True)
+    (tmp_path / "spool" / "new").chmod(public)
+    (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "password").chmod(mode)
+
+    if refused:
+        assert "all who may drop mail" in mistakes(tmp_path, ROUTE)[0]
+    else:
+        assert loaded(tmp_path, ROUTE).routes[0].credentials == Credentials(username="u", password="secret")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_password_file_that_is_none_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "password")
+
+    assert "password_file" in mistakes(tmp_path, ROUTE)[0]

@@ -162,3 +162,17 @@ async def test_a_daemon_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, mo
 def test_nobody_is_asked_where_no_daemon_runs(tmp_path: Path) -> None:
     assert ask(tmp_path / "control", {}) is None
     assert ask(tmp_path / "nowhere" / "control", {}) is None
+
+
+async def test_a_question_that_is_nested_too_deep_is_not_answered_and_leaves_no_trace(tmp_path: Path) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    async with listen(tmp_path / "control", unchanged, nothing):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "control")
+        writer.write(b"[" * 4000 + b"\n")
+
+        assert await reader.read() == b""
+        writer.close()
+
+    assert complaints == []

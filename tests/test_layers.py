@@ -26,7 +26,7 @@ TOP = {
     "doctor",
     "__main__",
 }  # they may import everything, and only they one another
-LEAVES = ("ports", "control", "supervisor")  # the daemon's own small parts
+LEAVES = ("ports", "control", "supervisor", "allocator")  # the daemon's own small parts
 ONLY_IN_ONE_FILE = {"dnspython": {"dns"}, "aiosmtplib": {"aiosmtplib"}, "SQLite": {"sqlite3", "aiosqlite"}}
 
 # No clock, no chance: `now`, `jitter` and `shuffle` are arguments.  mail/message.py alone draws the chance of an id.
@@ -133,7 +133,7 @@ def test_the_daemons_small_parts_import_only_the_nouns(leaf: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) in ("workers", "relayers")])
 def test_workers_and_their_pool_know_relaying_and_the_spools_files_and_nothing_else(module: str) -> None:
-    assert parts_used(module) <= {"mail", "relay", "spool", "relayers", "workers", "health"}
+    assert parts_used(module) <= {"mail", "relay", "spool", "relayers", "workers", "health", "allocator"}
     assert {name.split(".")[2] for name in imports_of(module) if name.startswith("relayd.spool.")} <= {
         "bodies",
         "notes",

@@ -255,6 +255,21 @@ async def test_a_withdrawn_message_is_known_to_relayers_at_once() -> None:
         assert not manager.withdrawn("m2")
 
 
+async def test_nothing_is_kept_in_core_of_a_site_whose_back_off_is_forgotten() -> None:
+    refused = Deferred(reason="connection refused")
+    world = World(waiting={"down.test": 1}, relay=lambda deliveries: Ended(undone=deliveries, failure=refused))
+    world.gate.set()
+    async with managing(world) as manager:
+        await until(lambda: manager._scheduler.failures("down.test"))
+        await until(lambda: not manager._relaying)
+        assert manager._routes.last("down.test")
+
+        manager.site_forgotten("down.test")
+
+        await until(lambda: not manager._scheduler.knows("down.test"))  # at once, or when its turn finds no mail
+        await until(lambda: manager._routes.last("down.test") is None)
+
+
 def a_submission(number: int = 0, *, original: Path | None = None) -> Submission:
     recipient = Recipient(number=0, address=Address("ann", "a.test"))
     envelope = Envelope(reverse_path=None, recipients=(recipient,))

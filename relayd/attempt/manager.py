@@ -15,7 +15,7 @@ from relayd.attempt.commits import Commits, Report
 from relayd.attempt.health import Health, tell
 from relayd.attempt.notifier import Notifier
 from relayd.attempt.ports import Ledger, Notifications
-from relayd.attempt.retry import site_retry
+from relayd.attempt.retry import longest, site_retry
 from relayd.attempt.settings import Bounds, RetrySettings
 from relayd.attempt.settle import settle, settle_expired, single_line
 from relayd.mail.attempt import Attempt
@@ -38,6 +38,8 @@ class AttemptManager:
         jitter: returns a number from 0.0 to 1.0.
         events: is told of each recipient's attempt after its commit, of notifications, and of sites' back-off.
         retry_due: is told when something that was deferred falls due, after the commit.
+        site_forgotten: is told of a site whose back-off is forgotten, since nobody has tried it for a lifetime.
+        lost_within: returns how much time, of a span up to now, nothing could be tried in.
     """
 
     def __init__(
@@ -51,14 +53,18 @@ class AttemptManager:
         jitter: Callable[[], float],
         events: Events,
         retry_due: Callable[[datetime], None],
+        site_forgotten: Callable[[str], None] = lambda site: None,
+        lost_within: Callable[[timedelta], timedelta] = lambda span: timedelta(0),
         bounds: Bounds | None = None,
     ) -> None:
         self._settings = settings
+        self._site_forgotten = site_forgotten
         self._bounds = bounds or Bounds()
         self._ledger = ledger
         self._clock = clock
         self._jitter = jitter
         self._events = events
+        self._lost_within = lost_within
         self._health = Health("sweep", events)
         self._sites: dict[str, BackOff] = {}
         self._sweeping = False
@@ -84,7 +90,7 @@ class AttemptManager:
         self._notifier.hostname = hostname
 
     async def close(self, grace: timedelta = timedelta(seconds=10)) -> None:
-        """Commit what was reported and finish the notification in hand, each for at most `grace`.
+        """Commit what was reported and finish the notifications in hand, each for at most `grace`.
 
         What is not durable then is marked at the next start; notifications still owed are made then.
         """
@@ -98,7 +104,8 @@ class AttemptManager:
             KeyError: at once, if the attempt lacks a recipient's outcome.
             QueueError: from the awaitable, if `close` gave up before the queue took it.
         """
-        settlement = settle(attempt, self._settings, self._clock(), jitter=self._jitter())
+        now = self._clock()
+        settlement = settle(attempt, self._stretched(), now, jitter=self._jitter())
         return self._commit(
             settlement, attempt.ended, tls=attempt.tls, seconds=attempt.seconds, altered=attempt.altered
         )
@@ -150,6 +157,23 @@ class AttemptManager:
         """Take up a back-off that an earlier start recorded."""
         self._sites[known.site] = known
 
+    async def clock_was_set(self, by: timedelta) -> None:
+        """Let what waits for a time wait as long as before the wall clock was set `by` so much; with 0, as at a start,
+        see only to what waits for a time that nobody can have meant.
+
+        Raises:
+            QueueError: it is not recorded, and nothing is done.
+        """
+        now = self._clock()
+        await self._ledger.clock_was_set(by, now, now + longest(self._settings))
+        for key, known in self._sites.items():
+            self._sites[key] = replace(known, retry_at=known.retry_at + by, since=min(known.since + by, now))
+
+    @property
+    def stretch(self) -> timedelta:
+        """How much longer than its lifetime a message is kept now, since nothing could be tried for so long."""
+        return self._lost_within(self._settings.lifetime)
+
     async def sweep(self, now: datetime) -> None:
         """Fail what is past its lifetime or its deadline, and owe warnings for what waits long; returns when that is
         durable.
@@ -171,22 +195,31 @@ class AttemptManager:
         finally:
             self._sweeping = False
 
+    def _stretched(self) -> RetrySettings:
+        """A message's lifetime is time in which it could be tried."""
+        return (
+            replace(self._settings, lifetime=self._settings.lifetime + self.stretch) if self.stretch else self._settings
+        )
+
     async def _expire(self, now: datetime) -> None:
-        before = now - self._settings.lifetime
+        before = now - self._stretched().lifetime
         until = now + self._bounds.expiry_lease
         while deliveries := await self._ledger.expire(before, self._bounds.sweep, now, until=until):
             await _all(self._commit(settle_expired(delivery, now), now) for delivery in deliveries)
 
     async def _warn(self, now: datetime) -> None:
-        before = now - self._settings.warn_after if self._settings.warn_after else None
+        after = self._settings.warn_after
+        before = now - after - self._lost_within(after) if after else None
         while await self._ledger.warn(before, self._bounds.sweep, now):
             self._notifier.wake()
 
     async def _forget_sites(self, now: datetime) -> None:
         """A site that nobody has tried for a lifetime has no mail any more; its row would stay for ever."""
-        stale = [key for key, known in self._sites.items() if known.retry_at < now - self._settings.lifetime]
+        before = now - self._stretched().lifetime
+        stale = [key for key, known in self._sites.items() if known.retry_at < before]
         for key in stale:
             known = self._sites.pop(key)
+            self._site_forgotten(key)  # first: it may fail again while this is written down
             await self._remember(replace(known, failures=0))
 
     async def _settle_alike(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from relayd.mail.back_off import BackOff
@@ -21,6 +21,10 @@ class Ledger(Protocol):
 
     async def back_off(self, back_off: BackOff) -> None:
         """Remember that a site backs off; `failures` 0 forgets it."""
+
+    async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
+        """Let what waits for a time wait as long as before; what waits until after `latest` even so is due now, and
+        what seems to have arrived after `now` arrived then."""
 
     async def notices(self, limit: int) -> Sequence[Notice]:
         """Return notices that are owed, oldest first; each stays owed until its notification is added.

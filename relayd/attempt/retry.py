@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.deadline import Deadline
-from relayd.mail.refusal import Refusal, asked_delay, refusal
+from relayd.mail.refusal import LONGEST, Refusal, asked_delay, refusal
 from relayd.mail.reply import Reply
 
 CLOSEST = timedelta(seconds=15)  # between two tries because of a deadline: whom we hurry more takes us for an abuser
@@ -86,6 +86,11 @@ def before_deadline(due: datetime, deadline: Deadline, now: datetime) -> datetim
     if sooner < deadline.at:
         return sooner
     return deadline.at if deadline.ends else due
+
+
+def longest(retry: RetrySettings) -> timedelta:
+    """Return how long nothing waits: whatever is put off for longer is so by a clock that was set."""
+    return max(retry.max, retry.greylist, LONGEST) + MARGIN + SPREAD
 
 
 def site_retry(

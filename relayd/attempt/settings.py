@@ -42,6 +42,7 @@ class Bounds:
 
     commit: int = 1000  # settlements in one commit
     notices: int = 50  # notifications made between two readings of the debts
+    notices_at_once: int = 10  # of them; each holds what it returns of its original, at most MAX_RETURNED
     sweep: int = 500  # messages expired or warned of in one commit
     expiry_lease: timedelta = timedelta(minutes=10)  # for settling one batch of expired messages
     offer_again: timedelta = timedelta(seconds=1)  # after the first refusal; doubled after each further one

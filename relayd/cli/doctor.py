@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import click
 
 from relayd.cli.shown import printable
 from relayd.cli.spool import printing
+from relayd.config import load
 from relayd.doctor.examination import examine
 from relayd.doctor.finding import Finding, Severity
+from relayd.mail.errors import ConfigError
+from relayd.ownership import act_as_owner
 
 EX_FOUND = 1
 
@@ -28,6 +32,8 @@ def doctor(config_path: Path, as_json: bool) -> int:
     a warning.
     """
     found: list[Finding] = []
+    with suppress(ConfigError):  # told of below
+        act_as_owner(load(config_path).spool)
     with printing():
         asyncio.run(_look(config_path, as_json, found))
     return exit_code(found)

@@ -15,6 +15,7 @@ from relayd.attempt.notification import recognised
 from relayd.config import load
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.message import Message
+from relayd.ownership import act_as_owner
 from relayd.route.own import own_addresses
 from relayd.sections import Config
 from relayd.settings import submission_settings
@@ -40,6 +41,7 @@ def recover(config_path: Path, as_json: bool) -> int:
     a body are queued again, to all their recipients, marked possible duplicate.
     """
     config = load(config_path)
+    act_as_owner(config.spool)
     recovery = asyncio.run(recover_queue(config.spool, _examine(config), now=datetime.now(UTC)))
     if as_json:
         click.echo(json.dumps(_summary(recovery)))

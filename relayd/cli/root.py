@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from relayd import __version__
-from relayd.cli.check import check_config
-from relayd.cli.demo import demo
-from relayd.cli.doctor import doctor
-from relayd.cli.explain import explain
-from relayd.cli.queue import queue
-from relayd.cli.recover import recover
-from relayd.config import load
 
 DEFAULT_CONFIG = Path("/etc/relayd/config.toml")
-
+COMMANDS = {  # each in a module of its own
+    "check-config": "relayd.cli.check",
+    "demo": "relayd.cli.demo",
+    "doctor": "relayd.cli.doctor",
+    "explain": "relayd.cli.explain",
+    "queue": "relayd.cli.queue",
+    "recover": "relayd.cli.recover",
+}
 
 EXIT_CODES = """\
 Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 70 the queue cannot be used, 71 the
@@ -24,7 +25,28 @@ system refuses, 75 try later, 78 a mistake in the configuration.  1: relayd doct
 """
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+class Commands(click.Group):
+    """A group whose commands are imported when they are wanted: the daemon, and each of them, starts without the
+    others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
+        return command
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
 @click.option(
     "--config",
     "config_path",
@@ -41,13 +63,10 @@ def relayd(context: click.Context, config_path: Path, once: bool) -> int:
     """Relay outgoing mail.  Without a command: run the daemon, in the foreground."""
     context.obj = config_path
     if context.invoked_subcommand is None:
-        from relayd.daemon import run  # the commands start faster without it
+        from relayd.config import load  # the commands start faster without these
+        from relayd.daemon import run
 
         return run(load(config_path), once=once)
     if once:
         raise click.UsageError("--once is for the daemon, not for its commands")
     return 0
-
-
-for command in (check_config, queue, explain, doctor, recover, demo):
-    relayd.add_command(command)

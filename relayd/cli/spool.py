@@ -13,6 +13,7 @@ from pathlib import Path
 
 from relayd.config import load
 from relayd.mail.errors import QueueError
+from relayd.ownership import act_as_owner
 from relayd.sections import Config
 from relayd.spool.sqlite import SqliteQueue
 
@@ -25,8 +26,10 @@ class SpoolBeside:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration; ConfigError if it has mistakes."""
-        return load(self.config_path)
+        """The configuration; ConfigError if it has mistakes.  Root, who can read it, acts as the spool's owner then."""
+        config = load(self.config_path)
+        act_as_owner(config.spool)
+        return config
 
     @property
     def path(self) -> Path:

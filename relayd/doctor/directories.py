@@ -49,6 +49,13 @@ def _exposed(spool: Path) -> Iterator[Finding]:
                 f"{spool / name} has mode {stat.S_IMODE(mode):04o}: others can get at mail, or at the queue",
                 f"chmod {right} {spool / name}",
             )
+    mode = _mode(spool)
+    if mode is not None and mode & 0o022:
+        yield warning(
+            "mode",
+            f"{spool} has mode {stat.S_IMODE(mode):04o}: others can put another queue in the place of ours",
+            f"chmod go-w {spool}, and let them drop into {spool / 'new'}",
+        )
     mode = _mode(spool / "new")
     if mode is not None and mode & stat.S_IWOTH:
         yield information(
@@ -77,10 +84,10 @@ def _of_another_owner(spool: Path) -> Iterator[Finding]:
 def _apart(spool: Path) -> Iterator[Finding]:
     devices = {name: os.stat(spool / name).st_dev for name in ("new", "queue") if (spool / name).is_dir()}
     if len(set(devices.values())) > 1:
-        yield error(
+        yield information(
             "file-system",
-            f"{spool / 'new'} and {spool / 'queue'} are on two file systems, so that no file can be taken",
-            "mount one file system at the spool itself, and none below it",
+            f"{spool / 'new'} and {spool / 'queue'} are on two file systems, so that every file is copied",
+            "if that is too slow, mount one file system at the spool itself, and none below it",
         )
 
 

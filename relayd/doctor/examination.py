@@ -114,7 +114,7 @@ async def _queue(patient: Patient) -> AsyncIterator[Finding]:
 
 async def _rows(queue: SqliteQueue, patient: Patient) -> AsyncIterator[Finding]:
     now, state, spool = datetime.now(UTC), patient.state, patient.config.spool
-    found = await queue.examine(now, patient.config.retry.lifetime, PATIENCE)
+    found = await queue.examine(now, patient.config.retry.lifetime + state.stretch, PATIENCE)
     for finding in (
         *of_tables(found),
         *of_leases(await queue.leases(), state),

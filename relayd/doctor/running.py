@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from relayd.spool.lock import holder
 class Running:
     """What is known of the daemon: `holder` is the process that has the spool, `owner` names its start in leases.
 
-    `adopting`: it still looks for bodies without a row, as it does for a while after its start.
+    `adopting`: it still looks for bodies without a row, as it does for a while after its start.  `stretch`: mail is
+    kept so much longer than its lifetime, since nothing could be tried for so long.
     """
 
     holder: str | None = None
     owner: str | None = None
     degraded: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why, of those of which the daemon tells it
     adopting: bool = False
+    stretch: timedelta = timedelta(0)
 
     @property
     def answers(self) -> bool:
@@ -42,7 +46,9 @@ def _read(found: str | None, said: Mapping[str, Any]) -> Running:
         holder=found or "unknown",
         owner=str(said.get("owner")),
         degraded=tuple(map(str, said.get("degraded", ()))),
+        reasons={str(part): str(why) for part, why in dict(said.get("reasons", {})).items()},
         adopting=bool(said.get("adopting")),
+        stretch=timedelta(seconds=float(said.get("stretch", 0))),
     )
 
 
@@ -57,4 +63,7 @@ def of_running(state: Running) -> Iterator[Finding]:
             "see its log; if it does not start or stop just now, restart it: systemctl restart relayd",
         )
     for part in state.degraded:
-        yield error("degraded", f"the daemon cannot do a part of its work: {part}", "see event=degraded in its log")
+        why = f", {reason}" if (reason := state.reasons.get(part)) else ""
+        yield error(
+            "degraded", f"the daemon cannot do a part of its work: {part}{why}", "see event=degraded in its log"
+        )

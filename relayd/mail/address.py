@@ -42,6 +42,8 @@ def parse_domain(text: str) -> str:
     if text.startswith("["):
         return _parse_literal(text)
     name = text.removesuffix(".").lower()
+    if len(name) > MAX_DOMAIN:  # before it is mapped, which takes time, and remembered, which takes memory
+        raise InvalidAddress(f"a domain name longer than {MAX_DOMAIN} octets: {text!r}")
     if not name.isascii():
         try:
             name = idna.encode(name, uts46=True).decode("ascii")

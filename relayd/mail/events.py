@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from relayd.mail.message import Message
@@ -136,6 +136,14 @@ class Lifecycle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockLeapt:
+    """The wall clock was set by so much, or so much time was lost, in which nothing could be tried."""
+
+    set_by: timedelta
+    lost: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """Something for the operator to see to; the daemon goes on.  `about` is a setting's key."""
 
@@ -166,6 +174,7 @@ Event: TypeAlias = (
     | Degraded
     | Restored
     | Lifecycle
+    | ClockLeapt
     | Warned
     | Trouble
 )

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from relayd.mail.events import (
     Accepted,
     Attempted,
+    ClockLeapt,
     Degraded,
     Event,
     FileLeft,
@@ -28,6 +29,7 @@ from relayd.mail.events import (
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
 from relayd.observe.counters import Counted, Counters
+from relayd.observe.parts import Parts
 
 _OUTCOMES = {
     Status.DELIVERED: Counted.DELIVERED,
@@ -45,13 +47,15 @@ _NOTIFICATIONS = {
 class Observer:
     """An `Events`: call it with what happened."""
 
-    def __init__(self, log: FilteringBoundLogger, counters: Counters) -> None:
+    def __init__(self, log: FilteringBoundLogger, counters: Counters, parts: Parts) -> None:
         self._log = log
         self._counters = counters
+        self._parts = parts
 
     def __call__(self, event: Event) -> None:
         """Count an event and write its line."""
         self._count(event)
+        self._parts(event)
         self._write(event)
 
     def _count(self, event: Event) -> None:
@@ -86,7 +90,7 @@ class Observer:
                 add(Counted.DEGRADED)
             case Trouble():
                 add(Counted.TROUBLE)
-            case Restored() | Lifecycle() | Warned():
+            case Restored() | Lifecycle() | ClockLeapt() | Warned():
                 pass
             case _:
                 assert_never(event)
@@ -126,6 +130,11 @@ class Observer:
                 log.info("restored", part=event.part)
             case Lifecycle():
                 log.info(event.state, detail=event.detail or None)
+            case ClockLeapt():
+                if event.set_by:
+                    log.warning("clock-set", by=f"{event.set_by.total_seconds():+.0f}s")
+                if event.lost:
+                    log.info("time-lost", lost=f"{event.lost.total_seconds():.0f}s")
             case Warned():
                 log.warning("warning", about=event.about, detail=event.detail)
             case Trouble():

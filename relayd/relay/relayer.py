@@ -40,6 +40,7 @@ from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
+from relayd.relay.secrecy import Secrecy
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
@@ -121,7 +122,8 @@ class Relayer:
         """
         equipment = self._equipment
         stock = Stock(deliveries, equipment.ports.bodies, equipment.settings, equipment.recaster)
-        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported)
+        secrecy = Secrecy(self._site.credentials)
+        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
         self._reported = reporter.reported
         withdrawn: list[Load] = []
         try:
@@ -140,9 +142,9 @@ class Relayer:
             undone=tuple(undone),
             settled=len(reporter.reported),
             delivered=reporter.delivered,
-            failure=None if self._finishing else self._failure,
+            failure=None if self._finishing or self._failure is None else secrecy.of_failure(self._failure),
             peer=self._peer,
-            throttled=self._throttled,
+            throttled=None if self._throttled is None else secrecy.of_reply(self._throttled),
         )
 
     @property

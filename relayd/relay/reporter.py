@@ -10,6 +10,7 @@ from typing import TypeVar
 from relayd.mail.attempt import Attempt
 from relayd.mail.outcome import Delivered
 from relayd.relay.ports import Reports
+from relayd.relay.secrecy import Secrecy
 from relayd.relay.transaction import Load
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ T = TypeVar("T")
 class Reporter:
     """One run's reports.  `full` when `limit` of them are not durable: then nothing more is to be started."""
 
-    def __init__(self, reports: Reports, clock: Callable[[], datetime], limit: int) -> None:
+    def __init__(self, reports: Reports, clock: Callable[[], datetime], limit: int, secrecy: Secrecy) -> None:
         self.peer = ""
         self.tls = ""
         self.relays_dsn = False
@@ -29,6 +30,7 @@ class Reporter:
         self.on_durable: Callable[[], None] | None = None
         self._reports = reports
         self._limit = limit
+        self._secrecy = secrecy
         self._unresolved: set[asyncio.Future[None]] = set()
         self._trouble: BaseException | None = None
 
@@ -48,7 +50,7 @@ class Reporter:
         self.delivered += any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
         attempt = Attempt(
             delivery=load.delivery,
-            outcomes=load.outcomes,
+            outcomes={number: self._secrecy.of_outcome(outcome) for number, outcome in load.outcomes.items()},
             ended=self.clock(),
             peer=self.peer,
             tls=self.tls,

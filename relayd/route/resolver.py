@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import traceback
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TypeAlias
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
@@ -79,8 +81,7 @@ class DnsResolver:
         seconds = self._settings.timeout.total_seconds()
         try:
             async with self._turns, asyncio.timeout(seconds + GRACE):
-                resolver = self._resolver()
-                return _read(await resolver.resolve(absolute, kind.value, raise_on_no_answer=False, search=False))
+                return _read(await self._resolve(absolute, kind))
         except dns.resolver.NXDOMAIN as error:
             return NoName(_negative_ttl(error.kwargs["responses"][absolute]))
         except (TimeoutError, dns.exception.Timeout):
@@ -89,6 +90,15 @@ class DnsResolver:
             return Unavailable(str(error))
         except (dns.exception.DNSException, OSError) as error:
             return Unavailable(f"{name} {kind.value}: {_reason(error)}")
+
+    async def _resolve(self, name: dns.name.Name, kind: Kind) -> dns.resolver.Answer:
+        """Ask.  dnspython keeps the exception of each try in a frame that this exception leads back to: a cycle of
+        10 KB, old enough by then that only a full collection would find it.  So the frames let go of what they hold."""
+        try:
+            return await self._resolver().resolve(name, kind.value, raise_on_no_answer=False, search=False)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
         if self._configured is not None:
@@ -124,6 +134,9 @@ def _read(answer: dns.resolver.Answer) -> LookUp[dns.rdata.Rdata]:
     if dns.rdatatype.NS in authority and dns.rdatatype.SOA not in authority:
         # A referral (RFC 2308 section 2.2): this server knows nothing of the name, so it has not said "no such data".
         return Unavailable(f"lame answer for {answer.qname.to_text(omit_final_dot=True)} from {answer.nameserver}")
+    if answer.response.flags & dns.flags.TC:
+        # By TCP too: what did not fit was left out, all of it, and that is no "no such data" either.
+        return Unavailable(f"truncated answer for {answer.qname.to_text(omit_final_dot=True)} from {answer.nameserver}")
     return NoData(_negative_ttl(answer.response))
 
 

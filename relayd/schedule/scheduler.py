@@ -176,6 +176,15 @@ class Scheduler:
             self._place(site, now)
             self._forget_if_idle(site, now)
 
+    def clock_was_set(self, by: timedelta, now: datetime) -> None:
+        """The wall clock was set `by` so much: a site that backs off does so as long as before."""
+        self._openings.clear()
+        for site, state in self._sites.items():
+            state.opens_at = None
+            if state.retry_at is not None:
+                state.retry_at += by
+            self._place(site, now)
+
     # what to do
 
     def next(self, now: datetime) -> Turn | None:

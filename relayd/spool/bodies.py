@@ -108,6 +108,8 @@ class Bodies:
     def place(self, path: Path, identity: tuple[int, int], message_id: str) -> bool:
         """Rename the file at `path` to the body's place; False if it is not the file `identity` any more.
 
+        Whoever examined it has it open still, so that no other file can have its number.
+
         Raises:
             OSError: it is where it was.
         """
@@ -117,8 +119,8 @@ class Bodies:
         name = self._name(message_id)
         os.rename(path, name)
         if _identity(name) != identity:
-            # It was replaced between the two looks: what we have got nobody has examined.
-            os.rename(name, path)
+            # It was replaced between the two looks: what we have got nobody has examined.  Its name may be taken again.
+            os.rename(name, self._root.parent / "new" / message_id)
             return False
         return True
 
@@ -141,7 +143,7 @@ class Bodies:
         _sync_directory(path.parent)
 
     def sync(self, message_ids: Sequence[str], sources: Iterable[Path]) -> None:
-        """Make bodies and their names durable, and that names in the directories `sources` are gone.
+        """Make bodies and their names durable, and that names in the directories `sources`, wherever, are gone.
 
         Raises:
             OSError: nobody knows what is on the disk; the sync must not be tried again on the same pages.
@@ -149,6 +151,10 @@ class Bodies:
         made = {message_id[-2:] for message_id in message_ids} - self._durable
         if len(message_ids) > FEW:
             sync_file_system(self._root)
+            here = os.stat(self._root).st_dev
+            for source in sources:
+                if os.stat(source).st_dev != here:
+                    _sync_directory(source)
         else:
             self._sync_each(message_ids, sources)
             if made:
@@ -163,8 +169,7 @@ class Bodies:
             finally:
                 os.close(descriptor)
         directories = {self.path(message_id).parent for message_id in message_ids}
-        for directory in directories.union(sources):
-            _sync_directory(directory)
+        sync_directories(directories.union(sources))
 
     def unlink(self, message_ids: Iterable[str]) -> list[str]:
         """Unlink bodies; return the ids of those that are gone now."""
@@ -254,6 +259,16 @@ def _sync_directory(directory: Path) -> None:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_directories(directories: Iterable[Path]) -> None:
+    """Make durable which names are in directories.
+
+    Raises:
+        OSError: nobody knows which are on the disk.
+    """
+    for directory in directories:
+        _sync_directory(directory)
 
 
 def sync_file_system(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Events
 from relayd.spool import notes as noting
-from relayd.spool.bodies import Bodies, sync_file_system
+from relayd.spool.bodies import Bodies, sync_directories, sync_file_system
 from relayd.spool.lock import Lock
 from relayd.spool.notes import Claimed, Noted, Notes
 from relayd.spool.recovery import NAME, lost, set_aside
@@ -73,8 +73,11 @@ class Disk:
     def sync_all(self) -> None:
         sync_file_system(self.root)
 
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        sync_directories(directories)
+
     def incoming(self) -> list[str]:
-        return os.listdir(self.root / "queue" / "incoming")
+        return [*os.listdir(self.root / "queue" / "incoming"), *_claimed_far(self.root)]
 
     def remove(self, files: Sequence[Path]) -> None:
         for path in files:
@@ -83,3 +86,10 @@ class Disk:
 
     def set_aside(self, message_id: str, reason: str) -> Path:
         return set_aside(self.root, message_id, reason)
+
+
+def _claimed_far(root: Path) -> Iterator[str]:
+    """Yield the names of files that were claimed where they are, on another file system, without their dots."""
+    for name in [name for each in (root, root / "new") for name in os.listdir(each)]:
+        if name.startswith(".") and name.endswith(".orig"):
+            yield name[1:]

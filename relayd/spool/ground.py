@@ -112,6 +112,11 @@ class Held(Protocol):
     @property
     def descriptor(self) -> int: ...
 
+    @property
+    def last_held(self) -> datetime | None: ...
+
+    def touch(self) -> None: ...
+
     def release(self) -> None: ...
 
 
@@ -154,8 +159,15 @@ class Ground(Protocol):
     def sync_all(self) -> None:
         """Write out all that is dirty."""
 
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        """Make durable which names are in directories.
+
+        Raises:
+            OSError: nobody knows which are on the disk.
+        """
+
     def incoming(self) -> list[str]:
-        """Return the names of the files in `queue/incoming`."""
+        """Return the names of the files that were being taken in by way of a copy, and of the copies."""
 
     def remove(self, files: Sequence[Path]) -> None:
         """Unlink files; one that cannot be is found at the next start."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +20,14 @@ INSTANT = 0.05  # seconds; whoever only looks has let go again after it
 
 
 class Lock:
-    """The lock, held.  The file names the holder's process for people; nothing is decided by that."""
+    """The lock, held.  The file names the holder's process for people; nothing is decided by that.
 
-    def __init__(self, descriptor: int) -> None:
+    `last_held` is when somebody had it before, to the minute, None if nobody ever had.
+    """
+
+    def __init__(self, descriptor: int, last_held: datetime | None) -> None:
         self._descriptor = descriptor
+        self.last_held = last_held
 
     @classmethod
     def acquire(cls, path: Path) -> Self:
@@ -34,6 +40,7 @@ class Lock:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _lock(descriptor)
+            found = os.fstat(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BlockingIOError:
@@ -43,12 +50,17 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        return cls(descriptor, datetime.fromtimestamp(found.st_mtime, UTC) if found.st_size else None)
 
     @property
     def descriptor(self) -> int:
         """For children that share the lock: it is held until the last of them has ended."""
         return self._descriptor
+
+    def touch(self) -> None:
+        """Let the file tell that somebody had the spool now; where that cannot be written it does not matter."""
+        with suppress(OSError):
+            os.utime(self._descriptor)
 
     def release(self) -> None:
         """Let go of our share.  The file stays, since removing it would let two have it."""

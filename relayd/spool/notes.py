@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ PREFIX = "notes."
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 BEGUN, ENDING = "begun", "ending"
+_NOTE = re.compile(r"(begun|ending) ([0-9]{1,18}) ([!-~]+)")
 
 Claimed = tuple[int, str]  # a lease's number and a message's id
 
@@ -134,15 +136,22 @@ def _allocated(path: Path, size: int) -> mmap.mmap:
 
 
 def read(path: Path, boot: str) -> Noted | None:
-    """Return what a file notes, None if it is not of this boot and so not to be believed."""
-    first, *lines = path.read_bytes().partition(b"\0")[0].decode("ascii", "replace").split("\n")
+    """Return what a file notes, None if it is not to be believed: it is not of this boot, or damaged.
+
+    What follows the last end of a line is a note that was not finished, so what it was to tell did not happen.
+    """
+    first, *lines = path.read_bytes().partition(b"\0")[0].rpartition(b"\n")[0].decode("ascii", "replace").split("\n")
     if first != boot:
         return None
     begun, ending = set(), set()
-    for what, lease, message_id in (line.split(" ") for line in lines if line.count(" ") == 2):
-        begun.add((int(lease), message_id))
-        if what == ENDING:
-            ending.add((int(lease), message_id))
+    for line in lines:
+        note = _NOTE.fullmatch(line)
+        if note is None:
+            return None
+        claimed = int(note[2]), note[3]
+        begun.add(claimed)
+        if note[1] == ENDING:
+            ending.add(claimed)
     return Noted(begun=frozenset(begun), ending=frozenset(ending))
 
 

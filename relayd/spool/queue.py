@@ -130,6 +130,13 @@ class Queue(Protocol):
         meanwhile) is left out, but Delivered is always taken.  A removal asked for during the attempt takes effect.
         """
 
+    async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
+        """Let what waits for a time wait as long as before the wall clock was set `by` so much: recipients and sites.
+
+        What waits until after `latest` even so is due at `now`, for nothing waits so long; what seems to have arrived
+        after `now` arrived then.  With `by` 0 only that: before a start the clock may have been set by anything.
+        """
+
     async def next_due(self, now: datetime) -> datetime | None:
         """Return the earliest time after `now` at which something falls due, None if nothing waits."""
 

@@ -69,9 +69,16 @@ def set_aside(root: Path, message_id: str, reason: str) -> Path:
     """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""
     place = root / "rejected" / message_id
     place.parent.mkdir(mode=0o700, exist_ok=True)
-    place.with_name(f"{message_id}.reason.txt").write_text(f"{reason}\n", "utf-8", "replace")
+    _write_reason(place.with_name(f"{message_id}.reason.txt"), reason)
     Bodies(root / "queue").path(message_id).rename(place)
     return place
+
+
+def _write_reason(path: Path, reason: str) -> None:
+    path.unlink(missing_ok=True)  # of a run that was killed here; and what else has that name is not to be written to
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        file.write(f"{reason}\n")
 
 
 async def recover(root: Path, examine: Examine, *, now: datetime) -> Recovery:
@@ -210,5 +217,5 @@ def _move_aside(root: Path, now: datetime) -> Path | None:
 def _belongs_to_the_spool(path: Path) -> None:
     """Give a file that root made to the spool's owner: the daemon must be able to open it."""
     owner = path.parent.stat()
-    if os.geteuid() == 0 and path.stat().st_uid != owner.st_uid:
-        os.chown(path, owner.st_uid, owner.st_gid)
+    if os.geteuid() == 0 and path.lstat().st_uid != owner.st_uid:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

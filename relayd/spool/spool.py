@@ -3,6 +3,7 @@
 docs/spool.md has the table of a message's states on disk.  What the reader must not break:
 
     A row is committed only after its body is durable under its final name.
+    A copy gets its final name only after it is durable that its original has left the drop directory.
     A producer's own file is unlinked only after the row of our copy is durable.
     A body is unlinked only after its history row is durable, and that dropped only after the unlinking is.
     Whatever a crash leaves is either adopted or cleaned up at the next start, never both.
@@ -14,6 +15,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from errno import EPERM
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -21,6 +23,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
+from relayd.spool.bodies import sync_directories
 from relayd.spool.disk import Disk
 from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
@@ -31,6 +34,7 @@ T = TypeVar("T")
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
 
+ROOT_MODE = 0o755
 PUBLIC = ("new", "tmp", "cur")
 PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
 PRIVATE = ("queue", "queue/incoming", "rejected")
@@ -38,7 +42,8 @@ PRIVATE_MODE = 0o700
 
 
 class Spool:
-    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases."""
+    """See the module.  Open it with `Spool.open`.  `owner` names this start of the daemon in its leases; `away` is for
+    how long nobody had the spool before it, negative if the clock was set back."""
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Spool:
         notes: NoteBook,
         taken_over: TakenOver,
         history: timedelta,
+        away: timedelta,
     ) -> None:
         self.root = ground.root
         self.owner = owner
@@ -56,6 +62,7 @@ class Spool:
         self.bodies = ground.bodies
         self.notes = notes
         self.taken_over = taken_over
+        self.away = away
         self._ground = ground
         self._lock = lock
         self._history = history
@@ -105,7 +112,8 @@ class Spool:
             events(Marked(id=message_id, address=address))
         for message_id, deaths in taken_over.held:
             events(HeldAfterDeaths(id=message_id, deaths=deaths))
-        return cls(ground, lock, owner, queue, notes, taken_over, history)
+        away = now - lock.last_held if lock.last_held else timedelta(0)
+        return cls(ground, lock, owner, queue, notes, taken_over, history, away)
 
     async def close(self) -> None:
         """Write what has gathered and let go of the spool."""
@@ -128,9 +136,9 @@ class Spool:
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
         """Take files into the queue, in order; return those whose messages are ours from now on.
 
-        A file that has changed or vanished since it was examined is left out.  What could not be made durable, here
-        or in an earlier call, stays in `queue/` and is offered again by the next call; after a crash it is found as
-        an orphan.  Its id stays the same, so it cannot be queued twice.
+        A file that has changed or vanished since it was examined, or that may not be moved, is left out.  What could
+        not be made durable, here or in an earlier call, stays in `queue/` and is offered again by the next call; after
+        a crash it is found as an orphan.  Its id stays the same, so it cannot be queued twice.
 
         Raises:
             QueueError: nothing could be accepted now.
@@ -160,6 +168,12 @@ class Spool:
     def _place(self, submissions: Sequence[Submission]) -> None:
         failure = self._rewrite()
         placed: list[Submission] = []
+        copies = [each for each in submissions if each.original]
+        try:
+            self._sync_claims(copies)
+        except OSError as error:
+            failure, self._unplaced = error, copies
+            submissions = [each for each in submissions if not each.original]
         for submission in submissions:
             try:
                 if self.bodies.place(submission.path, submission.identity, submission.message.id):
@@ -167,6 +181,8 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if error.errno == EPERM and not submission.original:
+                    continue  # this file is immutable or append-only, or its directory is sticky: others may be moved
                 failure = error
                 if submission.original:
                     self._unplaced.append(submission)
@@ -175,11 +191,16 @@ class Spool:
         if failure and not self._uncommitted:
             raise QueueError(f"{self.root}: {failure}") from failure
 
+    def _sync_claims(self, copies: Sequence[Submission]) -> None:
+        """Make durable that the files which we copied are out of the drop directory: a power cut must not bring one
+        back and leave its copy in its place."""
+        if copies:
+            parents = {path.parent for each in copies for path in (each.path, each.original) if path}
+            self._ground.sync_directories({self.root / "new", self.root, *parents})
+
     def _sync(self, placed: list[Submission]) -> OSError | None:
-        sources = {each.path.parent for each in placed}
-        if any(each.original for each in placed):  # it must not come back where it was dropped, either
-            sources |= {self.root / "new", self.root}
         try:
+            sources = {path.parent for each in placed for path in (each.path, each.original) if path}
             self.bodies.sync([each.message.id for each in placed], sources)
         except OSError as error:
             self._unsynced += placed
@@ -234,8 +255,9 @@ class Spool:
             await self.queue.bodies_gone(gone)
             if len(gone) < BATCH:
                 break
-        if self._forget_at is None or now >= self._forget_at:
+        if self._forget_at is None or not now < self._forget_at <= now + FORGET_INTERVAL:  # a clock may be set
             self._forget_at = now + FORGET_INTERVAL
+            self._lock.touch()
             await self._forget(now - self._history)
 
     async def _forget(self, finished_before: datetime) -> None:
@@ -282,12 +304,12 @@ class Spool:
         return self._ground.set_aside(message_id, reason)
 
     async def incoming_known(self) -> frozenset[str]:
-        """Return the ids in `queue/incoming` that are messages of ours already: in the queue, or finished.
+        """Return which of the files that were being taken in are messages of ours already: in the queue, or finished.
 
         A copy that was placed and has no row is unlinked, since nobody knows whether all of it is on the disk; its
         original is there.  To be called before anything is accepted, or looked at as an orphan.
         """
-        names = self._ground.incoming()
+        names = await asyncio.to_thread(self._ground.incoming)
         originals = {name.removesuffix(".orig") for name in names if name.endswith(".orig")}
         known = await self.queue.known({name.removesuffix(".orig") for name in names})
         if placed := [each for each in originals - known if self.bodies.exists(each)]:
@@ -297,10 +319,18 @@ class Spool:
 
 
 def make_directories(root: Path) -> None:
-    """Create what is missing of a spool; modes that somebody chose otherwise are left alone."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone.
+
+    Whoever may write in the spool itself may put another queue there, so nobody else may, whatever the umask is.
+    """
+    made = set()
+    if not root.is_dir():
+        root.mkdir(parents=True, exist_ok=True, mode=ROOT_MODE)
+        made.add(root.parent)
     for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
         for name in names:
             with suppress(FileExistsError):
                 (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
                 (root / name).chmod(mode)  # whatever the umask is
+                made.add((root / name).parent)
+    sync_directories(made)

@@ -1,8 +1,8 @@
 """From a complete, open file to a submission: in place, by a copy, or into `rejected/`.
 
 What was examined is what becomes the body: our own user's file is moved later, if it is still the same one; another
-owner's is claimed by a rename first (what cannot be moved away is not delivered: it would be again and again), and
-its message is our private copy.
+owner's, and one on another file system, is claimed by a rename first (what cannot be moved away is not delivered: it
+would be again and again), and its message is our private copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relayd.submission.settings import SubmissionSettings
 from relayd.submission.settling import Identity, identity_of
 
 # Not of one file, but of the system: nothing can be taken for a while.
-SYSTEM_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT})
+SYSTEM_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Torn(RelaydError):
@@ -66,28 +66,31 @@ class Acceptance:
             Torn: it is still being written; it is where it was.
             OSError: the system lacks something; the file is where it was.
         """
-        if not self.incoming.is_near(status):
-            self._left.leave(path, status, "it is on another file system than queue/; move new/ to that of the spool")
-            return None
+        near = self.incoming.is_near(path)
         queue_id = new_id(self._clock())
         if status.st_size > self._settings.max_message_size:
-            self._reject(path, path, status, str(too_large(status.st_size, self._settings.max_message_size)), queue_id)
+            reason = str(too_large(status.st_size, self._settings.max_message_size))
+            if near:
+                self._reject(path, path, status, reason, queue_id)
+            else:  # to move it would be to copy it
+                self._left.leave(path, status, reason)
             return None
         trusted = self._settings.trust_producers or status.st_uid == os.geteuid()
-        if trusted:
+        if trusted and near:
             return self._in_place(path, descriptor, status, queue_id)
         return self._copied(path, descriptor, status, queue_id)
 
     def give_back(self, submission: Submission, reason: str) -> None:
         """Put a file that did not become a message where it can be taken again; with a reason, say so."""
-        back = self._settings.spool / "new" / submission.message.id
+        path = submission.path
         if submission.original is not None:
             submission.path.unlink(missing_ok=True)
-            self.incoming.put_back(submission.original, back, submission.message.id)
+            path = self.incoming.put_back(submission.original, None, submission.message.id)
         if reason:
-            path = back if submission.original else submission.path
             with contextlib.suppress(FileNotFoundError):
-                self._left.leave(path, os.lstat(path), reason)
+                status = os.lstat(path)
+                if submission.original or identity_of(status) == submission.identity:
+                    self._left.leave(path, status, reason)  # else another one is there by now, and is taken next
 
     def _in_place(self, path: Path, descriptor: int, status: os.stat_result, queue_id: str) -> Submission | None:
         found = self._examined(_reader(descriptor), queue_id, status.st_size)
@@ -126,6 +129,9 @@ class Acceptance:
             if identity_of(os.lstat(original)) != identity_of(status):
                 raise Torn
             _check_unchanged(descriptor, status, found)
+            if not self.incoming.is_near(original):
+                # It may be out of sight at a start after a crash, which then must find all of it in the copy.
+                os.fsync(target)
             return path, found, identity_of(os.fstat(target))
         except BaseException:
             path.unlink()

@@ -20,7 +20,7 @@ from relayd.mail.errors import InvalidAddress
 from relayd.mail.recipient import Recipient
 from relayd.submission.deadline import read_deadline
 from relayd.submission.header import Field, Header
-from relayd.submission.mailboxes import addresses_in, text_of
+from relayd.submission.mailboxes import MAX_ADDRESSES, addresses_in, text_of, too_many
 from relayd.submission.parameters import (
     ReceiverParameters,
     SenderParameters,
@@ -29,6 +29,7 @@ from relayd.submission.parameters import (
 )
 from relayd.submission.refusal import Refused, shown
 
+_WHY = 160  # characters of an explanation, which may quote the producer's text once more
 MAX_ALIAS_DEPTH = 10  # an alias of an alias, and so on: what is deeper is a mistake
 
 _ANGLE = re.compile(r'(?P<box>(?:"(?:[^"\\]|\\.)*"|[^"<>])*<(?:"(?:[^"\\]|\\.)*"|[^"<>])*>)(?P<rest>.*)')
@@ -186,6 +187,8 @@ def _numbered(named: Iterable[_Named], domains: Domains) -> tuple[Recipient, ...
     for text, name, parameters in named:
         for address in domains.recipients(text, name):
             if address not in found:
+                if len(found) == MAX_ADDRESSES:
+                    raise too_many()
                 found[address] = Recipient(
                     number=len(found), address=address, notify=parameters.notify, orcpt=parameters.orcpt
                 )
@@ -199,7 +202,7 @@ def _first(fields: Iterable[Field], name: str) -> Field | None:
 
 
 def _not_an_address(name: str, text: str, why: str) -> Refused:
-    detail = why if repr(text) in why or len(why) < 160 else "it is too long"
+    detail = why if len(why) < _WHY else "it is too long"
     return Refused(
         f"{name} has an address that cannot be used, {shown(text)}: {detail}", "correct it and drop it again"
     )

@@ -12,6 +12,7 @@ is neither a field nor empty ends the header where it begins (RFC 5322 section 2
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from relayd.submission.refusal import Refused
 
 MAX_HEADER = 1024 * 1024  # octets, without the lines that name recipients (100,000 of them are a header of 4 MB)
 MAX_WINDOW = 16 * 1024 * 1024  # octets of a header with the lines that name recipients
+MAX_FIELDS = 200_000  # that matter, those of the envelope among them: 100,000 recipients may have a line each
+MAX_CUTS = 1_000  # each is kept with the message
 MAX_RECEIVED = 100  # from so many on it is a loop, RFC 5321 section 6.3
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*)(?:\r\n|\r|\n|\Z)")
@@ -139,6 +142,7 @@ def _leading_block(head: bytes, start: int) -> tuple[list[Field], int]:
         name = match[1].lower()
         if name in _ENVELOPE or name == _DEADLINE:
             leading.append(Field(name.decode("ascii"), match[2]))
+            _bound(leading, cuts=())
             declared = declared or name != _DEADLINE
         elif name not in _REPLAY:
             break
@@ -160,6 +164,7 @@ def _read_fields(head: bytes, start: int, cuts: list[tuple[int, int]]) -> tuple[
             received += name == b"received"
         if name in _CUT:
             _cut(cuts, position, end)
+        _bound(fields, cuts)
         if name not in _RECIPIENTS:
             counted += end - position
         position = end
@@ -168,6 +173,14 @@ def _read_fields(head: bytes, start: int, cuts: list[tuple[int, int]]) -> tuple[
     if received >= MAX_RECEIVED:
         raise Refused(f"a mail loop: {received} Received fields", "find out which hosts send it round")
     return fields, position
+
+
+def _bound(fields: Sequence[Field], cuts: Sequence[tuple[int, int]]) -> None:
+    """Refuse at once what would take memory and time without end."""
+    if len(fields) > MAX_FIELDS:
+        raise Refused(f"the header has more than {MAX_FIELDS} fields that matter", "send several messages")
+    if len(cuts) > MAX_CUTS:
+        raise Refused(f"Bcc and its like stand in more than {MAX_CUTS} places", "put them together")
 
 
 def _cut(cuts: list[tuple[int, int]], start: int, end: int) -> None:

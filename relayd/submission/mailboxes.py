@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from relayd.submission.refusal import Refused, shown
 
+MAX_ADDRESSES = 100_000  # of one field, and of one message
+
 _FOLD = re.compile(r"(?:\r\n|\r|\n)(?=[ \t])")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _ADDRESS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+"
@@ -54,6 +56,11 @@ def addresses_in(text: str, name: str) -> list[str]:
     if len(text) <= _SIMPLE_LENGTH and (match := _SIMPLE.fullmatch(text)):
         return [match[1] or match[2]]
     return _List(text, name).read()
+
+
+def too_many() -> Refused:
+    """Return the refusal of a message with too many recipients."""
+    return Refused(f"there are more than {MAX_ADDRESSES} recipients", "send several messages")
 
 
 def _unreadable(name: str, text: str | bytes) -> Refused:
@@ -144,11 +151,16 @@ class _List:
             # `ann@example.org <ann@example.org>` is common, and can mean only one thing
             if _has_at(entry.words) and entry.words != [entry.angle]:
                 raise self._refusal(*entry.words)
-            self._found.append(entry.angle)
+            self._add(entry.angle)
         elif len(entry.words) == 1 and not entry.commented:
-            self._found.append(entry.words[0])
+            self._add(entry.words[0])
         elif entry.words:
             raise self._refusal(*entry.words)
+
+    def _add(self, address: str) -> None:
+        if len(self._found) == MAX_ADDRESSES:
+            raise too_many()
+        self._found.append(address)
 
     def _end_of_comment(self, position: int) -> int:
         depth = 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from relayd.mail.events import Degraded, Event, Events, FileLeft
+from relayd.mail.events import Degraded, Event, Events, FileLeft, Restored
 from relayd.mail.message import Message
 from relayd.mail.submission import Submission
 from relayd.submission.envelope import Domains
@@ -25,6 +25,9 @@ from relayd.submission.scan import is_candidate, is_root_candidate
 from relayd.submission.settings import SubmissionSettings
 from relayd.submission.taker import Taken, Taker
 from relayd.submission.watch import WatchUnavailable, watch
+
+WATCH = "watch"  # a part, in events
+WATCH_AGAIN = 10.0  # seconds until the kernel is asked again for a watch that it did not give
 
 
 class Pickup:
@@ -49,6 +52,7 @@ class Pickup:
         self._taker = Taker(settings, self._examiner, self._heard, clock=clock, monotonic=monotonic)
         self._lock = asyncio.Lock()
         self._rescan = True  # nothing was looked at yet
+        self._deaf = False  # the kernel gave no watch when it was asked last
 
     @property
     def left(self) -> tuple[FileLeft, ...]:
@@ -66,6 +70,7 @@ class Pickup:
                 await asyncio.wait([work])
                 taken = work.result()
                 self._pass_on(taken.events + self._taker.give_back(taken.submissions, ""))
+                self._rescan = True  # a scan that goes on has passed them
                 raise
         self._pass_on(taken.events)
         return taken.submissions
@@ -111,14 +116,26 @@ class Pickup:
     async def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a file may be there to take, until cancelled.
 
-        Returns, and says so once, where there is no inotify; then files are found by the periodic scan only.
+        Where the kernel gives no watch, which is told once, files are found by the periodic scan only; it is asked
+        again now and then, since what it lacks may be file descriptors, or watches that others have.
         """
         wanted = {self._settings.spool / "new": is_candidate, self._settings.spool: is_root_candidate}
-        try:
-            await watch(wanted, _Listener(self._heard, self._doubt, wake))
-        except WatchUnavailable as unavailable:
-            self._doubt()
-            self._events(Degraded(part="watch", reason=f"files are found by the periodic scan only: {unavailable}"))
+        while True:
+            try:
+                await watch(wanted, _Listener(self._heard, self._heard_of_something, wake))
+            except WatchUnavailable as unavailable:
+                self._doubt()
+                if not self._deaf:
+                    reason = f"files are found by the periodic scan only: {unavailable}"
+                    self._events(Degraded(part=WATCH, reason=reason))
+                self._deaf = True
+            await asyncio.sleep(WATCH_AGAIN)
+
+    def _heard_of_something(self) -> None:
+        self._doubt()
+        if self._deaf:
+            self._deaf = False
+            self._events(Restored(part=WATCH))
 
     async def examine_body(self, path: Path, queue_id: str) -> Message | str:
         """Read a body that is already ours as the message `queue_id`; returns why not if it is none.

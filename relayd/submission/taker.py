@@ -5,6 +5,8 @@ One call at a time.  Invariants:
     A file is taken only when it is complete: an event said so, or no writer holds it, or it has settled.
     Only regular files are opened, and none of them twice in a call.
     No file is deleted, but for the second link that a Maildir writer left in `tmp/`.
+    A file that is to be moved stays open until the next call: a file system gives the number of one that is gone to
+    the next that is made, and that one, under the same name, would pass for the one that was examined.
 
 A file that cannot be taken harms no other: it is left and told of once, or goes to `rejected/`.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +40,7 @@ PAUSE = 1.0  # seconds, when the system lacks something for all files
 STUCK_PAUSE = 10.0  # seconds, before a file is tried again that could not be moved into the queue
 LINK_PAUSE = 0.1  # seconds until a file with two links is looked at again
 NAMES_OF_TMP = 20_000  # looked through for a second link
+MOST_HELD = 1_000  # files of one call that are held open
 
 PART = "pickup"  # in events
 
@@ -78,6 +82,8 @@ class Taker:
         self._degraded = False
         self._taken = Taken()
         self._identities: set[Identity] = set()  # of this call's submissions
+        self._held: list[int] = []  # descriptors of this call's submissions
+        self._may_hold = _share_of_descriptors()
 
     def reload(self, settings: SubmissionSettings, examiner: Examiner) -> None:
         """Use other settings for the files that are taken from now on."""
@@ -96,16 +102,27 @@ class Taker:
         return self._degraded
 
     def close(self) -> None:
-        """Close the directory that is being scanned."""
+        """Close the directory that is being scanned, and what is held open."""
+        self._release()
+        self._end_early()
+
+    def _end_early(self) -> None:
+        """End the scan: the file that met the trouble is to be seen again."""
         if self._scan is not None:
             self._scan.close()
             self._scan = None
 
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for descriptor in held:
+            os.close(descriptor)
+
     def take(self, limit: int) -> Taken:
         """Take up to `limit` messages: first what events told of, then what the scan finds.
 
-        Bounded: NAMES_AT_ONCE names, and about SECONDS_AT_ONCE and one file.
+        Bounded: NAMES_AT_ONCE names, a quarter of our descriptors, and about SECONDS_AT_ONCE and one file.
         """
+        self._release()
         self._taken, self._identities = Taken(), set()
         now = self._monotonic()
         if limit <= 0 or (self.paused_until is not None and now < self.paused_until):
@@ -115,7 +132,10 @@ class Taker:
             self.acceptance.incoming.prepare()
             for path, complete in self._candidates():
                 self._look_at(path, complete)
-                if len(self._taken.submissions) >= limit or self._monotonic() - now > SECONDS_AT_ONCE:
+                if (
+                    len(self._taken.submissions) >= min(limit, self._may_hold)
+                    or self._monotonic() - now > SECONDS_AT_ONCE
+                ):
                     break
             self._end_scan()
         except OSError as error:
@@ -164,7 +184,7 @@ class Taker:
 
     def _pause(self, reason: str) -> None:
         self.paused_until = self._monotonic() + PAUSE
-        self.close()  # the file that met the trouble is to be seen again
+        self._end_early()
         self._degrade(reason)
 
     def _degrade(self, reason: str) -> None:
@@ -272,6 +292,7 @@ class Taker:
                 raise
             self._leave(path, status, f"it cannot be opened: {error.strerror}; let relayd read it")
             return None
+        held = False
         try:
             opened = os.fstat(descriptor)
             if identity_of(opened) != identity_of(status):
@@ -280,9 +301,14 @@ class Taker:
                 return None
             self.settling.forget(identity_of(opened))
             self._heard.forget(path)
-            return self.acceptance.accept(path, descriptor, opened)
+            submission = self.acceptance.accept(path, descriptor, opened)
+            held = submission is not None and submission.original is None
+            return submission
         finally:
-            os.close(descriptor)
+            if held:
+                self._held.append(descriptor)
+            else:
+                os.close(descriptor)
 
     def _is_complete(self, path: Path, descriptor: int, status: os.stat_result) -> bool:
         writer = has_writer(descriptor)
@@ -292,3 +318,9 @@ class Taker:
         if writer:
             self.settling.wait(status, self._monotonic(), self._settle_time)
         return not writer
+
+
+def _share_of_descriptors() -> int:
+    """Return how many files may be held open: a quarter of what we may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HELD if soft == resource.RLIM_INFINITY else max(1, min(soft // 4, MOST_HELD))

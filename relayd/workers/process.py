@@ -98,7 +98,7 @@ class Process:
                 # From the main thread, as all of the daemon's loop: the kernel's word to the child that its parent has
                 # ended is about the thread that started it.
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", PROGRAM, *words),
+                    *(sys.executable, "-P", "-m", PROGRAM, *words),  # -P: nothing is imported from where we stand
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), self._ports.premises.lock),

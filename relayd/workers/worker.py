@@ -22,6 +22,7 @@ from functools import partial
 
 import uvloop
 
+from relayd.allocator import keep_little
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.relay.ports import Ports
@@ -43,6 +44,7 @@ EX_OSERR = 71
 
 def run(end: socket.socket) -> int:
     """Work until the daemon says STOP or is gone; return the exit code."""
+    keep_little()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(end))
 

@@ -111,6 +111,7 @@ class MemoryLedger:
         self.debts: dict[str, Notice] = {}
         self.handed: set[str] = set()  # the debts whose recipients are fixed
         self.old: list[Delivery] = []
+        self.clock_set: list[tuple[timedelta, timedelta]] = []
         self.to_warn: list[list[Notice]] = []
         self.asked: list[tuple[str, datetime | None]] = []
         self.trouble: QueueError | None = None
@@ -164,6 +165,9 @@ class MemoryLedger:
             self.sites[back_off.site] = back_off
         else:
             self.sites.pop(back_off.site, None)
+
+    async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
+        self.clock_set.append((by, latest - now))
 
     async def notices(self, limit: int) -> list[Notice]:
         if self.trouble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -56,12 +56,17 @@ QUICK = Bounds(offer_again=timedelta(milliseconds=2), offer_again_max=timedelta(
 class Bench:
     """A manager over a ledger and a store in memory, with a clock that stands still until moved."""
 
-    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+    def __init__(
+        self,
+        ledger: MemoryLedger | None = None,
+        lost_within: Callable[[timedelta], timedelta] = lambda span: timedelta(0),
+    ) -> None:
         self.ledger = ledger or MemoryLedger()
         self.store = MemoryNotifications(self.ledger)
         self.events: list[Event] = []
         self.now = NOW
         self.retries: list[datetime] = []
+        self.forgotten: list[str] = []
         self.manager = AttemptManager(
             RetrySettings(),
             HOSTNAME,
@@ -71,6 +76,8 @@ class Bench:
             jitter=lambda: 1.0,
             events=self.events.append,
             retry_due=self.retries.append,
+            site_forgotten=self.forgotten.append,
+            lost_within=lost_within,
             bounds=QUICK,
         )
 
@@ -290,6 +297,7 @@ async def test_a_site_that_nobody_has_tried_for_a_lifetime_is_forgotten(bench: B
     await bench.manager.sweep(NOW + timedelta(days=6))
 
     assert bench.ledger.sites == {}
+    assert bench.forgotten == [SITE]
 
 
 async def test_what_has_no_route_bounces_or_waits(bench: Bench) -> None:
@@ -387,6 +395,27 @@ async def test_after_a_reload_the_new_settings_decide(bench: Bench) -> None:
     assert b"Reporting-MTA: dns; other.example.org" in bench.store.added[0][1]
 
 
+async def test_notifications_share_the_waits_for_the_disk() -> None:
+    """P17: ten thousand bounces are not made one by one, each with syncs of its own; nor are all made at once."""
+    ledger = MemoryLedger()
+    notices = [replace(a_notice(), id=f"{number:020}") for number in range(3 * QUICK.notices_at_once)]
+    ledger.debts = {notice.id: notice for notice in notices}
+    bench = Bench(ledger)
+    bench.store.gate.clear()
+
+    bench.manager.start()
+    await until(lambda: bench.store.waiting == QUICK.notices_at_once)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    most = bench.store.waiting
+    bench.store.gate.set()
+    await bench.idle()
+    await bench.manager.close()
+
+    assert most == QUICK.notices_at_once
+    assert [message.id for message, _ in bench.store.added] == [notice.id for notice in notices]
+
+
 async def test_closing_finishes_the_notification_in_hand(bench: Bench) -> None:
     bench.store.gate.clear()
     await bench.manager.report(an_attempt(a_delivery(), NO_SUCH_USER))
@@ -419,3 +448,40 @@ async def test_greylisting_for_ever_ends_in_one_bounce_at_the_end_of_the_lifetim
     assert 120 < len(times) < 130
     ((_, content),) = bench.store.added
     assert b"Diagnostic-Code: smtp; 450 4.2.0 greylisted" in content
+
+
+class TestTimeThatWasLost:
+    def bench(self, lost: timedelta) -> Bench:
+        return Bench(lost_within=lambda span: lost)
+
+    async def test_it_is_no_age(self) -> None:
+        """P7: neither for what was tried, nor for the sweep, nor for warnings."""
+        bench = self.bench(timedelta(days=30))
+        bench.manager.start()
+        bench.now = NOW + timedelta(days=31)
+
+        await bench.manager.report(an_attempt(a_delivery(), GREYLISTED))
+        await bench.manager.sweep(bench.now)
+
+        assert bench.ledger.settled[0].recipients[0].status is Status.DEFERRED
+        assert dict(bench.ledger.asked) == {
+            "expire": NOW + timedelta(days=31 - 5 - 30),
+            "warn": NOW + timedelta(days=31 - 30) - timedelta(hours=4),
+        }
+        assert bench.manager.stretch == timedelta(days=30)
+        await bench.manager.close()
+
+    async def test_a_back_off_is_as_long_as_before_when_the_clock_was_set(self) -> None:
+        """P7: in core as in the queue; nothing waits for longer than the schedule, or a server, can have meant."""
+        bench = self.bench(timedelta(0))
+        bench.manager.start()
+        retry_at = await bench.manager.site_failed(SITE, NOT_NOW, [])
+        bench.now = NOW - timedelta(days=1)
+
+        await bench.manager.clock_was_set(-timedelta(days=1))
+
+        assert await bench.manager.site_failed(SITE, NOT_NOW, []) == retry_at - timedelta(days=1)
+        ((by, latest),) = bench.ledger.clock_set
+        assert by == -timedelta(days=1)
+        assert timedelta(hours=24) < latest < timedelta(hours=25)
+        await bench.manager.close()

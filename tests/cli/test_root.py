@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
+import sys
 
 import pytest
 
 from relayd import __version__
-from relayd.cli.root import relayd as root
+from relayd.cli import root
 from tests.cli.situations import CommandLine
 from tests.support.process import write_config
 
@@ -28,11 +30,21 @@ def test_every_command_explains_itself_without_a_configuration(relayd: CommandLi
 def test_the_help_names_every_command_in_a_whole_sentence(relayd: CommandLine) -> None:
     lines = [line for line in relayd.plain("--help").out.splitlines() if line.startswith("  ")]
 
-    assert set(root.commands) == {"check-config", "demo", "doctor", "explain", "recover", "queue"}
-    for command in root.commands:
+    assert {name for name in COMMANDS if name and " " not in name} == set(root.COMMANDS)
+    for command in root.COMMANDS:
         (line,) = (line for line in lines if line.split()[0] == command)
         assert line.endswith(".")
         assert not line.endswith("...")
+
+
+def test_a_command_is_imported_without_the_others() -> None:
+    program = "import sys; from relayd.__main__ import run; run(['--version']); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    imported = set(done.stdout.split())
+    assert "relayd.cli.root" in imported
+    assert not imported & {*root.COMMANDS.values(), "relayd.config", "relayd.daemon", "pydantic", "rich"}
 
 
 def test_the_version_is_told(relayd: CommandLine) -> None:

@@ -787,6 +787,69 @@ class TestSites:
         assert [(each.reply, each.dsn) for each in delivery.recipients] == [("connection refused", "4.4.1")]
 
 
+class TestClockWasSet:
+    LATEST = NOW + DAY
+
+    async def deferred(self, queue: Queue, due: datetime = NOW + HOUR) -> str:
+        message = a_message()
+        await queue.add([message])
+        await queue.settle([settled(each, Status.DEFERRED, due=due) for each in await claimed(queue)])
+        return message.id
+
+    async def test_what_waits_waits_as_long_as_before(self, queue: Queue) -> None:
+        """P7: whichever way it was set."""
+        message = await self.deferred(queue)
+        await queue.back_off(a_back_off())
+
+        await queue.clock_was_set(-2 * HOUR, NOW - 2 * HOUR, self.LATEST - 2 * HOUR)
+
+        assert (await the_recipient(queue, message)).due == NOW - HOUR
+        assert await queue.next_due(NOW - 2 * HOUR) == NOW - HOUR
+        (site,) = await queue.sites()
+        assert (site.retry_at, site.since) == (NOW + MINUTE - 2 * HOUR, NOW - MINUTE - 2 * HOUR)
+        await queue.clock_was_set(2 * HOUR, NOW, self.LATEST)
+        assert (await the_recipient(queue, message)).due == NOW + HOUR
+        assert await queue.sites() == [a_back_off()]
+
+    async def test_what_was_not_tried_yet_is_due(self, queue: Queue) -> None:
+        """P7: it arrived at a time that is to come now."""
+        await queue.add([a_message()])
+
+        await queue.clock_was_set(-HOUR, NOW - HOUR, self.LATEST)
+
+        assert len(await claimed(queue, now=NOW - HOUR)) == 1
+
+    async def test_what_waits_for_a_time_that_nobody_can_have_meant_is_due(self, queue: Queue) -> None:
+        """P7: as at a start of which nobody knows what happened to the clock before it."""
+        wrong, right = await self.deferred(queue, self.LATEST + HOUR), await self.deferred(queue)
+        await queue.back_off(replace(a_back_off(), retry_at=self.LATEST + HOUR))
+
+        await queue.clock_was_set(timedelta(0), NOW, self.LATEST)
+
+        assert (await the_recipient(queue, wrong)).due == NOW
+        assert (await the_recipient(queue, right)).due == NOW + HOUR
+        assert [site.retry_at for site in await queue.sites()] == [NOW]
+
+    async def test_what_seems_to_have_arrived_in_the_future_arrived_now(self, queue: Queue) -> None:
+        """P7: its life is not longer by what the clock was set back."""
+        await queue.add([a_message(arrived=NOW + 10 * DAY)])
+
+        await queue.clock_was_set(timedelta(0), NOW, self.LATEST)
+
+        assert len(await queue.expire(NOW + MINUTE, 10, NOW + MINUTE, until=NOW + HOUR)) == 1
+
+    async def test_what_is_in_flight_stays_so(self, queue: Queue) -> None:
+        """P7: its lease is renewed by whoever has it."""
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+
+        await queue.clock_was_set(HOUR, NOW + HOUR, self.LATEST)
+
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+        assert isinstance(await queue.show(message.id), HistoryRow)
+
+
 class TestTurns:
     async def test_notifications_go_first(self, queue: Queue) -> None:
         await queue.add([a_message(arrived=NOW - MINUTE), notification := a_message(notification=True)])

@@ -1,24 +1,31 @@
 """The reply parser against a plain reading of RFC 5321 section 4.2, for any octets however they are cut.
 
-`check` is what Hypothesis runs in CI (tests/relay/test_replies.py) and what atheris, a fuzzer led by coverage, runs for
-as long as it is told; atheris is no dependency:
-
-    pip install atheris && python -m tests.fuzz.replies -max_total_time=3600 -timeout=10
+`check` is also what Hypothesis runs with strategies of its own (tests/relay/test_replies.py).
 """
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from itertools import pairwise
-from typing import Any
 
 from relayd.mail.reply import Reply
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.replies import MAX_LINE, MAX_REPLY, ProtocolError, ReplyParser
+from tests.fuzz.choices import Choices
 
 _CODE = re.compile(rb"[2-5][0-9]{2}")
+
+WORDS = (
+    *(b"250", b"250-", b"421 ", b"\r\n", b"\n", b"\r", b"5.1.1 ", b"2.0.0"),
+    *(b"x" * 8190, b"250-" + b"y" * 8000 + b"\r\n"),
+)
+
+
+def one(octets: bytes) -> None:
+    """See the module."""
+    choices = Choices(octets)
+    cuts = [choices.number(70_000) for _ in range(choices.number(5))]
+    check(choices.mixed(WORDS, 40), cuts)
 
 
 def check(octets: bytes, cuts: list[int]) -> list[Reply]:
@@ -69,40 +76,3 @@ def reference(octets: bytes) -> tuple[list[Reply], bool, bool]:
             found.append(Reply.parse(int(code), b"\n".join(lines).decode("utf-8", "replace")))
             lines = []
     return found, len(octets) > MAX_LINE, bool(octets or lines)
-
-
-def main() -> None:
-    """Run atheris."""
-    atheris = importlib.import_module("atheris")
-
-    words = [
-        b"250",
-        b"250-",
-        b"421 ",
-        b"\r\n",
-        b"\n",
-        b"\r",
-        b"5.1.1 ",
-        b"2.0.0",
-        b"x" * 8190,
-        b"250-" + b"y" * 8000 + b"\r\n",
-    ]
-
-    def one(octets: bytes) -> None:
-        data: Any = atheris.FuzzedDataProvider(octets)
-        cuts = [data.ConsumeIntInRange(0, 70000) for _ in range(data.ConsumeIntInRange(0, 4))]
-        pieces: list[bytes] = []
-        while data.remaining_bytes() and len(pieces) < 40:
-            if data.ConsumeBool():
-                pieces.append(words[data.ConsumeIntInRange(0, len(words) - 1)])
-            else:
-                pieces.append(data.ConsumeBytes(data.ConsumeIntInRange(0, 40)))
-        check(b"".join(pieces), cuts)
-
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, one)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.events import (
     Accepted,
     Attempted,
+    ClockLeapt,
     Degraded,
     Event,
     FileLeft,
@@ -36,6 +37,7 @@ from relayd.mail.settlement import Action
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import Style, make_log
 from relayd.observe.observer import Observer
+from relayd.observe.parts import Parts
 
 NOW = datetime(2026, 11, 22, 7, 20, tzinfo=UTC)
 ANN = Recipient(
@@ -112,6 +114,8 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
         {Counted.DEGRADED: 1},
     ),
     (Restored(part="queue"), "<6>event=restored part=queue", {}),
+    (ClockLeapt(set_by=timedelta(hours=-1), lost=timedelta(0)), "<4>event=clock-set by=-3600s", {}),
+    (ClockLeapt(set_by=timedelta(0), lost=timedelta(days=1)), "<6>event=time-lost lost=86400s", {}),
     (
         Warned(about="relay.hostname", detail="no full name"),
         '<4>event=warning about=relay.hostname detail="no full name"',
@@ -134,7 +138,7 @@ class Lines(list[str]):
 
 def observed(event: Event) -> tuple[list[str], dict[str, int]]:
     lines, counters = Lines(), Counters()
-    Observer(make_log(lines, Style.JOURNAL), counters)(event)
+    Observer(make_log(lines, Style.JOURNAL), counters, Parts())(event)
     return list(lines), {name: figure for name, figure in counters.snapshot().items() if figure}
 
 

@@ -16,6 +16,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.exchange import Exchange
 from relayd.relay.plans import Plan
 from relayd.relay.reporter import Reporter
+from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.timeouts import Timeouts
@@ -68,7 +69,7 @@ async def _play(
     offered = Capabilities.parse(Reply(250, EHLO[plan].replace("250-", "").replace("250 ", "")))
     engine = engine_for(plan, offered, bench.settings, bench.now)
     stock = Stock([a_delivery(to, file)], bench.files, bench.settings, bench.recaster)
-    reporter = Reporter(bench.reports, lambda: bench.now, 32)
+    reporter = Reporter(bench.reports, lambda: bench.now, 32, Secrecy(None))
     clock = asyncio.get_running_loop().time
     stuck: dict[str, Script] = {stuck_after: lambda line: _closing(ours, stuck_after)} if stuck_after else {}
     server = ScriptedServer({"greeting": "", **replies, **stuck})

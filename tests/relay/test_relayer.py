@@ -561,39 +561,3 @@ async def test_credentials_are_needed_to_send_anything() -> None:
         assert ended.failure is not None
         await until(lambda: server.connections[0].ended)
         assert server.connections[0].verbs == ["EHLO", "QUIT"]
-
-
-async def test_a_connection_cut_at_any_octet_of_the_dialogue_loses_nothing() -> None:
-    """FAULTS.md H7: delivered if and only if the 2yz to the message was read."""
-    dialogue = [b"220 mx\r\n", b"250-mx\r\n250 PIPELINING\r\n", b"250 ok\r\n250 ok\r\n354 go\r\n", b"250 queued\r\n"]
-    whole = b"".join(dialogue)
-    for cut in range(len(whole) + 1):
-        bench = Bench()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int = cut) -> None:
-            said = 0
-            for part, until_line in zip(dialogue, [b"", b"EHLO", b"DATA", b"."], strict=True):
-                line = b""
-                while until_line and not line.startswith(until_line):
-                    line = await reader.readline()
-                    if not line:
-                        break
-                writer.write(part[: max(0, cut - said)])
-                said += len(part)
-                if said > cut:
-                    break
-            if writer.can_write_eof():
-                writer.write_eof()
-            await reader.read()
-            writer.transport.abort()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with server:
-            ended = await bench.run(a_site(server.sockets[0].getsockname()[1]), [a_delivery()])
-        delivered = cut == len(whole)
-        assert ended.delivered == delivered, cut
-        if not delivered and bench.reports.attempts:
-            outcome = bench.reports.outcome()
-            assert isinstance(outcome, Deferred)
-            assert outcome.possible_duplicate is (cut >= len(whole) - len(dialogue[-1]))
-        assert len(bench.reports.attempts) + len(ended.undone) == 1

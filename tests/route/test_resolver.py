@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType, TracebackType
 
 import pytest
 
@@ -52,6 +54,27 @@ async def test_a_lame_server_has_not_said_that_there_is_no_data(server: FaultyDn
 
     assert isinstance(answer, Unavailable)
     assert "lame" in answer.reason
+
+
+async def test_a_look_up_that_nobody_answered_leaves_nothing_to_the_garbage_collector(server: FaultyDns) -> None:
+    """What lives as long as a time-out is found by full collections alone, and these are hours apart."""
+    server.silent("example.org")
+    resolver = resolver_at(server.address, timeout=timedelta(seconds=0.2))
+    gc.collect()
+    gc.disable()
+    try:
+        answers = [await resolver.exchangers("example.org") for _ in range(5)]
+        left = [each for each in gc.get_objects() if isinstance(each, TracebackType | FrameType) and is_of_dns(each)]
+    finally:
+        gc.enable()
+
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert left == []
+
+
+def is_of_dns(left: TracebackType | FrameType) -> bool:
+    frame = left.tb_frame if isinstance(left, TracebackType) else left
+    return "/dns/" in frame.f_code.co_filename
 
 
 async def test_a_silent_server_is_given_up_in_time(server: FaultyDns) -> None:
@@ -143,6 +166,17 @@ async def test_an_answer_too_big_for_udp_without_tcp_is_nobodys_answer(server: F
     await server.refuse_tcp()
 
     assert isinstance(await resolver_at(server.address).exchangers("example.org"), Unavailable)
+
+
+async def test_an_answer_too_big_for_tcp_is_nobodys_answer(server: FaultyDns) -> None:
+    """D10: nothing of it comes, but for the mark that something is missing; the domain's address must not be used."""
+    server.mx("example.org", *((number, f"a-long-name-of-a-host-{number}.example.org") for number in range(5000)))
+    server.a("example.org", "192.0.2.1")
+
+    answer = await resolver_at(server.address).exchangers("example.org")
+
+    assert isinstance(answer, Unavailable)
+    assert "truncated" in answer.reason
 
 
 @pytest.mark.parametrize("ttl", [0, 2**31 - 1, 2**31])

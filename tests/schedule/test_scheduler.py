@@ -107,6 +107,20 @@ def test_a_site_that_failed_is_left_alone_until_its_time_and_then_probed_once() 
     assert scheduler.next(NOW + MINUTE) is None
 
 
+def test_a_site_that_backs_off_does_so_as_long_as_before_when_the_clock_was_set() -> None:
+    """P7: forward and back."""
+    scheduler = a_scheduler()
+    scheduler.mail_due("site", "example.org", 5, NOW)
+    scheduler.failed("site", NOW + MINUTE, "refused", NOW)
+
+    for now in (NOW - 600 * MINUTE, NOW + 600 * MINUTE):
+        scheduler.clock_was_set(-600 * MINUTE if now < NOW else 1200 * MINUTE, now)
+
+        assert scheduler.wake_at() == now + MINUTE
+        assert scheduler.next(now) is None
+    assert the_turn(scheduler, now + MINUTE).site == "site"
+
+
 def test_a_site_that_recovers_has_its_whole_window_again() -> None:
     scheduler = a_scheduler(max_connections_per_site=3)
     scheduler.mail_due("site", "example.org", 1000, NOW)

@@ -10,6 +10,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -207,9 +208,13 @@ class Earlier:
 
 class _Lock:
     descriptor = -1  # nobody shares it
+    last_held: datetime | None = None  # as if nobody had been away
 
     def __init__(self, life: Life) -> None:
         self._life = life
+
+    def touch(self) -> None:
+        """Nobody reads when."""
 
     def release(self) -> None:
         self._life.disk("unlock").locked = False
@@ -265,6 +270,9 @@ class MemoryGround:
 
     def sync_all(self) -> None:
         self._life.disk("sync").files.sync_all()
+
+    def sync_directories(self, directories: Iterable[Path]) -> None:
+        self._life.disk("sync").files.sync((), map(str, directories))
 
     def incoming(self) -> list[str]:
         return list(self._life.disk("incoming").files.names(INCOMING))

@@ -103,6 +103,25 @@ def retry(db: Tables, message_ids: Collection[str], now: datetime) -> int:
     return len(found)
 
 
+def clock_was_set(db: Tables, by: timedelta, now: datetime, latest: datetime) -> None:
+    """See the contract."""
+
+    def moved(at: datetime) -> datetime:
+        return now if at + by > latest else at + by
+
+    for message in db.messages.values():
+        if message.message.arrived > now:
+            message.message = replace(message.message, arrived=now)
+            for agenda in (db.arrived, db.unwarned):
+                agenda.add(now, message.message.id)
+        for row in message.rows:
+            if row.recipient.due is not None:
+                row.recipient = replace(row.recipient, due=moved(row.recipient.due))
+                db.changed(row)
+    for key, known in db.sites.items():
+        db.sites[key] = replace(known, retry_at=moved(known.retry_at), since=min(known.since + by, now))
+
+
 def remove(db: Tables, message_ids: Collection[str], now: datetime) -> int:
     """See the contract."""
     found = _found(db, message_ids)

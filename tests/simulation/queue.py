@@ -176,6 +176,9 @@ class MemoryQueue:
             await self._change("settle", settling.settle, settlements, self._new_id)
             self._over((each.delivery.lease, each.delivery.id) for each in settlements)
 
+    async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
+        await self._change("clock_was_set", operating.clock_was_set, by, now, latest)
+
     async def next_due(self, now: datetime) -> datetime | None:
         return await self._look("next_due", claiming.next_due, now)
 

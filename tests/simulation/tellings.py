@@ -6,7 +6,7 @@ What can only be judged when it is told is judged here: whether a message that i
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 from relayd.mail.events import (
@@ -25,6 +25,7 @@ from relayd.mail.message import arrival_of
 from relayd.mail.recipient import Status
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.observer import Observer
+from relayd.observe.parts import Parts
 from tests.simulation.facts import Facts
 from tests.simulation.progress import Pace
 from tests.simulation.world import World
@@ -47,8 +48,8 @@ class Tellings:
         self._world = world
         self._facts: Facts = world.facts
         self._log = _Log()
-        self._observer = Observer(cast(Any, self._log), Counters())
-        self.counters = self._observer._counters
+        self.counters = Counters()
+        self._observer = Observer(cast(Any, self._log), self.counters, Parts())
         self.marked: set[tuple[str, str]] = set()  # at a start
         self.held: set[str] = set()
         self.starts = 0
@@ -59,8 +60,6 @@ class Tellings:
         self._observer(event)
         self._facts.note(self._world.agenda.now, _short(event))
         match event:
-            case Accepted(message=message) if message.envelope.deadline:
-                self._facts.deadlines[message.id] = message.envelope.deadline
             case Attempted():
                 self._judge_end(event)
                 self._pace.heard(event)
@@ -90,19 +89,14 @@ class Tellings:
             return
         rules = self._world.scenario.rules
         ends = arrival_of(event.id) + timedelta(seconds=rules.lifetime)
-        if deadline := self._deadline(event.id):
-            ends = min(ends, deadline)
+        drop = self._facts.sent_to.get(str(recipient.address))
+        if drop is not None and drop.deadline:
+            ends = min(ends, arrival_of(event.id) + timedelta(seconds=drop.deadline))
         late = (self._world.clock() - ends).total_seconds()
         if late < -0.002:  # an id has milliseconds
             self._facts.breach(f"{event.id} to {recipient.address} was given up {-late:.3f} s before its time")
         if late > 2 * rules.check_interval + LONGEST_ATTEMPT and self._world.scenario.quiet:
             self._facts.breach(f"{event.id} to {recipient.address} was given up {late:.0f} s late")
-
-    def _deadline(self, message_id: str) -> datetime | None:
-        tables = self._world.disk.tables
-        message = tables.messages.get(message_id)
-        deadline = message.message.envelope.deadline if message else self._facts.deadlines.get(message_id)
-        return deadline.at if deadline else None
 
 
 def _short(event: Event) -> str:

@@ -92,6 +92,7 @@ class World:
 
     def _drop(self, drop: Drop) -> None:
         self.facts.dropped[drop.identity] = drop
+        self.facts.sent_to.update((to.address, drop) for to in drop.to)
         self.facts.payloads[drop.identity] = payload(drop)
         self.facts.note(self.agenda.now, f"dropped {drop.identity}")
         self.disk.drop(f"m{drop.number}", file_of(drop), foreign=drop.foreign)

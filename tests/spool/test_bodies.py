@@ -16,6 +16,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body, new_id
 from relayd.spool.bodies import Bodies, MissingBody
 from tests.spool.mail import NOW
+from tests.support.fickle import Fickle
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,6 +92,21 @@ def test_only_the_file_that_was_examined_is_placed(bodies: Bodies, tmp_path: Pat
     assert not bodies.place(path, (found.st_dev, found.st_ino), new_id(NOW))
     assert path.read_bytes() == b"replaced"
     assert not bodies.place(tmp_path / "vanished", (found.st_dev, found.st_ino), new_id(NOW))
+
+
+def test_what_was_placed_by_mistake_goes_back_and_covers_nothing(tmp_path: Path) -> None:
+    """F8: the file was replaced after the last look, and by the time this is seen its name is taken once more."""
+    root, new, message_id = tmp_path / "queue", tmp_path / "new", new_id(NOW)
+    for directory in (root, new):
+        directory.mkdir()
+    (new / "x").write_bytes(b"examined")
+    (new / "y").write_bytes(b"replaced")
+    found = (new / "x").stat()
+
+    assert not Bodies(root).place(Fickle.of(new / "x", new / "y"), (found.st_dev, found.st_ino), message_id)
+
+    assert (new / message_id).read_bytes() == b"replaced"
+    assert not Bodies(root).path(message_id).exists()
 
 
 def test_unlinking_twice_is_no_mistake(bodies: Bodies) -> None:

@@ -136,3 +136,13 @@ def test_what_could_not_be_noted_is_not_noted_later_as_if_it_had_left(tmp_path: 
     assert noted is not None
     assert noted.ending == frozenset()
     notes.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"begun x A", b"ended 1 A", b"begun 1", b"begun 99999999999999999999 A", b"", b"\xff"]
+)
+def test_damaged_notes_are_not_believed_and_stop_nothing(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "notes.owner").write_bytes(b"boot\nending 1 A\n" + line + b"\nending 2 B\n")
+
+    assert read(tmp_path / "notes.owner", "boot") is None
+    assert noted_by(earlier(tmp_path), "boot") is None

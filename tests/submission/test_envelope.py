@@ -132,7 +132,7 @@ def has_control(text: str) -> bool:
     return any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in text)
 
 
-def _injections() -> list[bytes]:
+def injections() -> list[bytes]:
     """Return addresses that try to become more than one address or one command."""
     bad = [bytes([octet]) for octet in (*range(0x20), 0x7F)]
     bad += [chr(number).encode() for number in (*range(0x80, 0xA0), 0x2028, 0x2029)]
@@ -158,13 +158,13 @@ def _injections() -> list[bytes]:
     return vectors
 
 
-def test_there_are_at_least_250_injections() -> None:
-    assert len(_injections()) >= 250
+def test_there_are_at_least_250injections() -> None:
+    assert len(injections()) >= 250
 
 
 @pytest.mark.parametrize("template", [b"X-Sender: s@t\nX-Receiver: <%s>\n\n", b"From: s@t\nTo: %s\n\n"])
 def test_no_injection_gives_an_address_with_a_control_character_or_another_recipient(template: bytes) -> None:
-    for vector in _injections():
+    for vector in injections():
         refusal = refusal_of(partial(envelope_of, template % vector))
         assert refusal.isprintable(), vector
         if refusal:

@@ -182,3 +182,24 @@ def test_what_is_described_is_what_is_sent(lines: list[bytes], ends: list[bytes]
 def test_no_octets_crash_it(octets: bytes) -> None:
     for start in (b"From: a@b\nTo: c@d\n", b"X-Sender: a@b\nX-Receiver: c@d\n", b""):
         assert refusal_of(partial(examined, start + octets)).isprintable()
+
+
+MANY = 15 * 1024 * 1024  # octets: just under what a header may have
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (b"To: a@b.cc\n" + b"Bcc:\nTo:\n" * (MANY // 9), "Bcc and its like stand in more than 1000 places"),
+        (b"X-Receiver: <a@b.cc>\n" * (MANY // 21), "the header has more than 200000 fields that matter"),
+        (b"To: " + b"a@b.cc,\n " * (MANY // 9) + b"z@b.cc\n", "there are more than 100000 recipients"),
+        (b"To: <%b@>\n" % (b"a" * 1000), "To has an address that cannot be used, '" + "a" * 120 + "'"),
+    ],
+    ids=["places", "lines", "recipients", "quoted"],
+)
+def test_of_nothing_can_a_header_have_without_end(file: bytes, reason: str) -> None:
+    """F6: what 16 MiB of header can hold of each."""
+    found = refusal_of(lambda: examined(b"X-Sender: <>\n" + file + b"\nHello.\n"))
+
+    assert found.startswith(reason)
+    assert len(found) < 400

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -352,20 +353,67 @@ async def test_a_cancelled_call_leaves_everything_to_be_taken_again(drop: Drop) 
     assert len(drop.refused()) == 1
 
 
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
-async def test_files_on_another_file_system_than_the_queue_stay(tmp_path: Path) -> None:
-    drop = a_drop(tmp_path / "spool")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
-        if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
-            pytest.skip("/dev/shm is no file system of its own")
-        drop.new.rmdir()
-        drop.new.symlink_to(elsewhere)
-        (drop.new / "x").write_bytes(SIMPLE)
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than the spool's."""
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is no file system of its own")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
 
-        assert [await drop.at_rest() for _ in range(3)] == [[], [], []]
 
-        assert os.listdir(elsewhere) == ["x"]
-        assert [event.file for event in drop.left()] == ["x"]
+def a_drop_elsewhere(tmp_path: Path, elsewhere: Path, *, limit: int = 1024 * 1024) -> Drop:
+    drop = a_drop(tmp_path / "spool", limit=limit)
+    drop.new.rmdir()
+    drop.new.symlink_to(elsewhere)
+    return drop
+
+
+async def test_a_file_on_another_file_system_than_the_queue_is_copied(tmp_path: Path, elsewhere: Path) -> None:
+    """F12: what cannot be renamed is claimed where it is, copied, and removed when the copy is a message."""
+    drop = a_drop_elsewhere(tmp_path, elsewhere)
+    (elsewhere / "x").write_bytes(SIMPLE)
+    (elsewhere / "junk").write_bytes(b"junk\n")
+
+    (submission,) = await drop.pickup.take(10)
+
+    assert os.listdir(elsewhere) == [f".{submission.message.id}.orig"]
+    assert submission.original == drop.new / f".{submission.message.id}.orig"
+    assert submission.path.read_bytes() == SIMPLE
+    assert submission.path.stat().st_mode & 0o777 == 0o600
+    assert (drop.rejected / "junk").read_bytes() == b"junk\n"
+    assert drop.left() == []
+    await drop.pickup.give_back([submission], reason="it cannot be moved")
+    assert os.listdir(elsewhere) == [submission.message.id]
+    assert list((drop.spool / "queue" / "incoming").iterdir()) == []
+
+
+async def test_what_is_too_large_on_another_file_system_stays(tmp_path: Path, elsewhere: Path) -> None:
+    """F12: to move it to `rejected/` would be to copy it."""
+    drop = a_drop_elsewhere(tmp_path, elsewhere, limit=100)
+    (elsewhere / "x").write_bytes(SIMPLE + b"x" * 100)
+
+    assert [await drop.at_rest() for _ in range(3)] == [[], [], []]
+
+    assert os.listdir(elsewhere) == ["x"]
+    (left,) = drop.left()
+    assert left.reason.startswith(f"the file has {len(SIMPLE) + 100} octets and the limit is 100")
+
+
+async def test_what_a_crash_left_claimed_on_another_file_system_is_put_right(tmp_path: Path, elsewhere: Path) -> None:
+    """F12: what is a message already is removed, the rest is a dropped file again."""
+    drop = a_drop_elsewhere(tmp_path, elsewhere)
+    known, lost = new_id(NOW), new_id(NOW)
+    (drop.spool / "queue" / "incoming").mkdir()
+    for name in (known, lost):
+        (elsewhere / f".{name}.orig").write_bytes(SIMPLE)
+        (drop.spool / f".{name}.orig").write_bytes(SIMPLE)
+
+    assert await drop.pickup.restore_incoming({known}.__contains__) == 2
+
+    assert os.listdir(elsewhere) == [lost]
+    assert sorted(path.name for path in drop.spool.glob("*.eml")) == [f"{lost}.eml"]
+    assert not list(drop.spool.glob(".*.orig"))
 
 
 async def test_a_full_system_pauses_the_pickup_and_loses_nothing(tmp_path: Path) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from relayd.mail.events import Degraded, Restored
+from relayd.submission import pickup
 from tests.submission.support import SIMPLE, a_drop, watched
 
 
@@ -85,3 +92,32 @@ async def test_a_directory_moved_away_is_replaced_by_its_successor(tmp_path: Pat
 
         assert [submission.file for submission in await drop.taken()] == ["x"]
         await asyncio.sleep(0)
+
+
+async def test_a_watch_that_the_kernel_does_not_give_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P5: without a file descriptor to spare files are found by the scan, and at once again when there is one."""
+    monkeypatch.setattr(pickup, "WATCH_AGAIN", 0.01)
+    drop = a_drop(tmp_path)
+    with no_file_descriptors():
+        watching = asyncio.create_task(drop.pickup.watch(drop.woken.set))
+        await asyncio.sleep(0.05)
+    await asyncio.wait_for(drop.woken.wait(), 10)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+    assert [(type(event), event.part) for event in drop.events if isinstance(event, Degraded | Restored)] == [
+        (Degraded, "watch"),
+        (Restored, "watch"),
+    ]
+
+
+@contextmanager
+def no_file_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

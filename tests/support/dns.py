@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from random import Random
 from typing import Protocol
 
 import dns.flags
@@ -26,10 +27,11 @@ Write = Callable[[bytes], None]
 class FaultyDns(DnsServer):
     """A DNS server that misbehaves for some names."""
 
-    def __init__(self, host: str = "127.0.0.1", *, ttl: int = 60, negative_ttl: int = 60) -> None:
-        super().__init__(host, ttl=ttl, negative_ttl=negative_ttl)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, ttl: int = 60, negative_ttl: int = 60) -> None:
+        super().__init__(host, port, ttl=ttl, negative_ttl=negative_ttl)
         self._tricks: dict[str, Callable[[dns.message.Message, Write, bool], None]] = {}
         self._later: set[asyncio.TimerHandle] = set()
+        self._share, self._chance = 0.0, Random(0)
 
     def rcode(self, name: str, code: str) -> None:
         """Answer every question for `name` with REFUSED, FORMERR, NOTIMP, ..."""
@@ -98,6 +100,32 @@ class FaultyDns(DnsServer):
 
         self._tricks[name] = drop
 
+    def shout(self, name: str) -> None:
+        """Answer as if the question had been in capitals (draft-vixie-dnsext-dns0x20 expects it back as it was)."""
+
+        def capital(request: dns.message.Message, write: Write, tcp: bool) -> None:
+            upper = request.question[0].name.to_text().upper()
+            request.question[0].name = dns.name.from_text(upper)
+            self._truth(request, write, tcp)
+
+        self._tricks[name] = capital
+
+    def flap(self, name: str, *turns: Callable[[], None]) -> None:
+        """Change the zone before each answer, by turns."""
+        count = 0
+
+        def turn(request: dns.message.Message, write: Write, tcp: bool) -> None:
+            nonlocal count
+            turns[count % len(turns)]()
+            count += 1
+            self._truth(request, write, tcp)
+
+        self._tricks[name] = turn
+
+    def lossy(self, share: float, seed: int) -> None:
+        """Lose a share of all datagrams that come, by chance."""
+        self._share, self._chance = share, Random(seed)
+
     async def refuse_tcp(self) -> None:
         """Listen on UDP only."""
         assert self._tcp is not None
@@ -112,6 +140,8 @@ class FaultyDns(DnsServer):
 
     def respond(self, query: bytes, write: Write, *, tcp: bool) -> None:
         """Play the trick of the name that is asked for."""
+        if not tcp and self._chance.random() < self._share:
+            return
         request = dns.message.from_wire(query)
         trick = self._tricks.get(request.question[0].name.to_text(omit_final_dot=True).lower())
         if trick is None:

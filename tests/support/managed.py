@@ -77,6 +77,7 @@ class World:
     renewed: list[tuple[list[int], datetime]] = field(default_factory=list)
     stray: list[list[tuple[str, Path]]] = field(default_factory=list)  # what `orphans` yields
     adopted: list[str] = field(default_factory=list)
+    clock_set: list[timedelta] = field(default_factory=list)
     busy = False
     _numbers: int = 0
 
@@ -151,6 +152,13 @@ class World:
     # Attempts
 
     def restore(self, known: BackOff) -> None: ...
+
+    async def clock_was_set(self, by: timedelta) -> None:
+        self.clock_set.append(by)
+
+    @property
+    def stretch(self) -> timedelta:
+        return timedelta(0)
 
     async def unroutable(self, deliveries: Sequence[Delivery], outcome: Failed | Deferred) -> None:
         self.settled += [(delivery.id, str(outcome)) for delivery in deliveries]

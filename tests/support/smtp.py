@@ -92,6 +92,7 @@ class Connection:
     messages: list[Received] = field(default_factory=list)
     flights: list[bytes] = field(default_factory=list)  # what came in one read
     peer: str = ""  # the client's address
+    local: str = ""  # the address that it connected to
     encrypted: bool = False
     resumed: bool = False  # its TLS session was one of an earlier connection
     open: bool = True  # until the client said QUIT or either side began to close it
@@ -176,7 +177,8 @@ class ScriptedServer:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Begin a conversation, on whatever transport it is."""
-        connection = Connection(encrypted=self._implicit_tls, peer=writer.get_extra_info("peername")[0])
+        peer, local = (writer.get_extra_info(name)[0] for name in ("peername", "sockname"))
+        connection = Connection(encrypted=self._implicit_tls, peer=peer, local=local)
         if self._implicit_tls:
             connection.resumed = writer.get_extra_info("ssl_object").session_reused
         self.connections.append(connection)

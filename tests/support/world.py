@@ -23,8 +23,8 @@ from typing import Any, Self, TypeVar
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relayd.demo.dns import DnsServer
 from relayd.demo.smtp import smtp_server
+from tests.support.dns import FaultyDns
 from tests.support.process import ROOT, Daemon, wait_until, write_config
 
 T = TypeVar("T")
@@ -90,8 +90,9 @@ def octets(envelope: Envelope) -> bytes:
 class World:
     """See the module.  Use it as a context manager.  `processes` is `relay.processes`, unless a test says otherwise."""
 
-    def __init__(self, directory: Path, *, processes: int = 0) -> None:
+    def __init__(self, directory: Path, *, processes: int = 0, dns: FaultyDns | None = None) -> None:
         self.directory = directory
+        self.dns = dns or FaultyDns()
         self.spool = directory / "spool"
         self.config_path = directory / "config.toml"
         self.port = 0
@@ -99,11 +100,11 @@ class World:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
-        self._exchangers = 0
+        self.exchangers: list[Exchanger] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.dns = self.run(self._stack.enter_async_context(DnsServer()))
+        self.run(self._stack.enter_async_context(self.dns))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,8 +126,9 @@ class World:
 
     def exchanger(self, name: str, *, alive: bool = True) -> Exchanger:
         """Add a mail exchanger `name`; one that is not alive refuses connections."""
-        self._exchangers += 1
-        exchanger = Exchanger(name, f"127.0.{1 + self._exchangers // 250}.{1 + self._exchangers % 250}")
+        number = len(self.exchangers) + 1
+        exchanger = Exchanger(name, f"127.0.{1 + number // 250}.{1 + number % 250}")
+        self.exchangers.append(exchanger)
         if alive:
             self.revive(exchanger)
         self.run(_called(self.dns.a, name, exchanger.address))
