@@ -65,6 +65,7 @@ RELAYING = (
         "        fresh = self._failed and not self._expected\n",
         "        fresh = False\n",
         tempers={"offers": (), "trouble": 0.3, "faults": ("4yz", "5yz")},
+        rules={"max_connections": 1, "per_connection": 100, "active_limit": 1000},
     ),
     _bug(
         "what comes with the 354 is taken for the reply to the message",

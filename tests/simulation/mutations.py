@@ -1,7 +1,7 @@
 """Shows that the simulation can fail: known bugs are put into relayd one at a time, and each must be found.
 
-`python -m tests.simulation.mutations` tries them all, in the order of the seeds, on scenarios with few messages and
-many faults, and prints after how many each was found.  One that survives all seeds fails the run.
+`python -m tests.simulation.mutations` tries them all, seed by seed, on scenarios with few messages and many
+faults, and prints after how many each was found.  One that survives all seeds fails the run.
 """
 
 from __future__ import annotations

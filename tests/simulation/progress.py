@@ -60,6 +60,8 @@ def _judge_what_is_left(world: World) -> None:
     left = bodies - set(tables.messages) - kept - set(tables.notices) - set(tables.to_unlink)
     if left and not world.scenario.power_fails:  # what a power cut brings back goes at the next start
         world.facts.breach(f"bodies are left: {sorted(left)[:3]}")
+    if tables.lapsed and not world.scenario.disk_lies:
+        world.facts.breach(f"{tables.lapsed} leases lapsed: nobody settled them, gave them back, or renewed them")
     if files.names(INCOMING):
         world.facts.breach(f"files are left half taken in: {sorted(files.names(INCOMING))[:3]}")
 
