@@ -126,9 +126,7 @@ class Run:
     def _look(self) -> None:
         """Whether nothing is left to do, or the time is over."""
         world = self.world
-        tables = world.disk.tables
-        drained = not world.disk.dropped and all(each.held for each in tables.messages.values())
-        drained = drained and world.agenda.now > max(self._last, world.disk_fails_until)
+        drained = world.agenda.now > max(self._last, world.disk_fails_until) and world.drained
         if (drained or world.agenda.now >= self._end) and self._start is not None:
             self._over = True
             self._start.stop()
