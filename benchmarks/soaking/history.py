@@ -1,4 +1,8 @@
-"""How relayd says that messages ended: its history, read beside it, before it is forgotten there."""
+"""How relayd says that messages ended: its history, read beside it, before it is forgotten there.
+
+The log says it too, but for the last lines of a daemon that was killed, and of what an operator removed.  A row names
+the time of the last attempt, and is written later, by a lifetime at most where the message expired.
+"""
 
 from __future__ import annotations
 

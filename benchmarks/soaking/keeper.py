@@ -1,6 +1,6 @@
 """relayd as a service manager keeps it: started, started again a second after it was killed, its log read to the end.
 
-All of the log goes to a file, as evidence; what it says of possible duplicates goes to the ledger.
+All of the log goes to a file, as evidence; what it says of ends and of possible duplicates goes to the ledger.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ READ = 1 << 18  # octets
 _EVENT = re.compile(rb"event=([\w-]+)")
 _STATUS = re.compile(rb" status=(\w+)")
 _MARK = re.compile(rb"^.*(?:dup=possible|event=possible-duplicate).*$", re.MULTILINE)
+_END = re.compile(rb" r=(r\d+)@\S+ status=(delivered|failed|removed) ")
 _RECIPIENT = re.compile(rb" r=([rs]\d+)@")
 
 
@@ -130,6 +131,8 @@ class Keeper:
     def _take(self, lines: bytes) -> None:
         self.counts.update(name.decode() for name in _EVENT.findall(lines))
         self.counts.update(f"status={name.decode()}" for name in _STATUS.findall(lines))
+        for recipient, status in _END.findall(lines):
+            self._ledger.end(recipient.decode(), status.decode())
         for line in _MARK.findall(lines):
             if found := _RECIPIENT.search(line):
                 self._ledger.mark(found[1].decode())

@@ -60,14 +60,6 @@ RELAYING = (
         "",
     ),
     _bug(
-        "RSET is forgotten after a failed transaction",
-        "relay.data_plans",
-        "        fresh = self._failed and not self._expected\n",
-        "        fresh = False\n",
-        tempers={"offers": (), "trouble": 0.3, "faults": ("4yz", "5yz")},
-        rules={"max_connections": 1, "per_connection": 100, "active_limit": 1000},
-    ),
-    _bug(
         "what comes with the 354 is taken for the reply to the message",
         "relay.engine",
         "            while self.over is None and (reply := self._parser.next()) is not None:\n"
@@ -215,12 +207,6 @@ SETTLING = (
         "    return now + _delay(retry, failures, jitter, reply)\n",
         "    return now + retry.lifetime * 2 + _delay(retry, failures, jitter, reply)\n",
     ),
-    _bug(
-        "a mark of a possible duplicate is lost at the next attempt",
-        "spool.settling",
-        "    if before.possible_duplicate and not after.possible_duplicate:\n",
-        "    if False:\n",
-    ),
 )
 
 CLAIMING = (
@@ -235,6 +221,7 @@ CLAIMING = (
         "claims",
         "            self._unwanted += deliveries\n",
         "",
+        world={"queue_faults": 0.3, "ambiguous": 0.0},
     ),
     _bug(
         "leases are not renewed",
@@ -265,6 +252,8 @@ CLAIMING = (
         "schedule.gates",
         _ALL_GATES,
         "    return window(site, now) or connection_rate(site, now) or message_rate(site, now)\n",
+        tempers={"down": ((0.0, 1e9),), "refuses": True},
+        quiet=True,
     ),
     _bug(
         "the rate of messages is ignored",
@@ -314,12 +303,6 @@ SPOOLING = (
         "            taken_over = await queue.take_over(now, Noted())\n",
     ),
     _bug(
-        "notes are removed before they are taken over",
-        "spool.spool",
-        "            taken_over = await queue.take_over(now, earlier.noted)\n",
-        "            earlier.forget()\n            taken_over = await queue.take_over(now, earlier.noted)\n",
-    ),
-    _bug(
         "orphans are never adopted",
         "orphans",
         "            await self._spool.adopt(found)\n",
@@ -354,4 +337,34 @@ SPOOLING = (
     ),
 )
 
-MUTATIONS = (*RELAYING, *SETTLING, *CLAIMING, *SPOOLING)
+OTHERS = (
+    Mutation(
+        name="a mark of a possible duplicate is lost at the next attempt",
+        edits=(
+            Edit(
+                module="spool.settling",
+                before="    if before.possible_duplicate and not after.possible_duplicate:\n",
+                after="    if False:\n",
+            ),
+            Edit(
+                module="attempt.settle",
+                before="        possible_duplicate=recipient.possible_duplicate or duplicate,\n",
+                after="        possible_duplicate=duplicate,\n",
+            ),
+        ),
+    ),
+    Mutation(
+        name="notes are removed before they are taken over",
+        edits=(
+            Edit(
+                module="spool.spool",
+                before="            taken_over = await queue.take_over(now, earlier.noted)\n",
+                after="            earlier.forget()\n"
+                "            taken_over = await queue.take_over(now, earlier.noted)\n",
+            ),
+        ),
+        world={"kills": (150, 2, 300, 2, 80, 2)},  # the second step of a start takes over
+    ),
+)
+
+MUTATIONS = (*RELAYING, *SETTLING, *CLAIMING, *SPOOLING, *OTHERS)

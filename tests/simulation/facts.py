@@ -49,6 +49,7 @@ class Facts:
     withdrawn: dict[str, float] = field(default_factory=dict)  # since when the daemon knows what was held or removed
     operated: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # messages, by the verb
     contents: dict[str, bytes] = field(default_factory=dict)  # of notifications that were taken, by identity
+    backed_off: int = 0  # how often sites did
     injected: Counter[str] = field(default_factory=Counter)  # faults, by kind
     broken: list[str] = field(default_factory=list)
     digest: int = 0

@@ -31,14 +31,15 @@ class Edit:
 class Mutation:
     """A known bug.
 
-    Where chance alone would take long to provoke it, scenarios are changed before: the fields of all `tempers`, and of
-    the `rules`; `quiet`: nothing happens to the daemon.
+    Where chance alone would take long to provoke it, scenarios are changed before: the fields of all `tempers`, of the
+    `rules`, and of the scenario itself (`world`); `quiet`: nothing happens to the daemon.
     """
 
     name: str
     edits: tuple[Edit, ...]
     tempers: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
+    world: Mapping[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
     def provoked(self, scenario: Scenario) -> Scenario:
@@ -47,7 +48,7 @@ class Mutation:
             tuple(replace(host, temper=replace(host.temper, **self.tempers)) for host in site)
             for site in scenario.sites
         )
-        scenario = replace(scenario, sites=sites, rules=replace(scenario.rules, **self.rules))
+        scenario = replace(scenario, sites=sites, rules=replace(scenario.rules, **self.rules), **self.world)
         return replace(scenario, strikes=(), kills=(), queue_faults=0.0, slow_disk=0.0) if self.quiet else scenario
 
 

@@ -60,9 +60,9 @@ def _hunted(work: tuple[int, int]) -> Found:
 
 
 def all_hunted(numbers: Iterable[int], seeds: int, processes: int) -> Iterator[Found]:
-    """Yield what became of each, in order."""
+    """Yield what became of each, as it comes."""
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        yield from pool.imap(_hunted, [(number, seeds) for number in numbers])
+        yield from pool.imap_unordered(_hunted, [(number, seeds) for number in numbers])
 
 
 def main(arguments: list[str]) -> int:

@@ -43,6 +43,7 @@ def judge_progress(world: World) -> None:
     _judge_what_is_left(world)
     _judge_what_was_given_up(world)
     if world.scenario.quiet:
+        _judge_knocking(world)
         for number, site in enumerate(world.scenario.sites):
             if len(site) == 1 and len(site[0].addresses) == 1 and _is_easy(site[0]):
                 _judge_rates(world, number, site[0])
@@ -127,6 +128,17 @@ def _patience(scenario: Scenario) -> float:
 
 
 # rates
+
+
+def _judge_knocking(world: World) -> None:
+    """Where nobody is at home, one relayer knocks each time that a site's back-off is over."""
+    scenario = world.scenario
+    if any(_answers([host], 1e9) for site in scenario.sites for host in site):
+        return
+    doors = max(sum(len(host.addresses) for host in site) for site in scenario.sites)
+    most = doors * (world.facts.backed_off + len(scenario.sites) * scenario.rules.initial)
+    if world.facts.injected["down"] > most:
+        world.facts.breach(f"{world.facts.injected['down']} connections were tried to hosts that are down, of {most}")
 
 
 def _is_easy(host: HostPlan) -> bool:

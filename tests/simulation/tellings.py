@@ -19,6 +19,7 @@ from relayd.mail.events import (
     Marked,
     NotificationDropped,
     Notified,
+    SiteBackedOff,
     Trouble,
 )
 from relayd.mail.message import arrival_of
@@ -71,6 +72,8 @@ class Tellings:
                 self.held.add(event.id)
                 if event.deaths > self._facts.injected["kill"]:
                     self._facts.breach(f"{event.id} is held after {event.deaths} deaths")
+            case SiteBackedOff():
+                self._facts.backed_off += 1
             case Marked():
                 self.marked.add((event.id, event.address))
             case _:
