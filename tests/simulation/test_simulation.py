@@ -19,7 +19,7 @@ from tests.simulation.command import replay, scenario_of
 from tests.simulation.drawing import draw
 from tests.simulation.exchanger import Exchanger
 from tests.simulation.runner import run
-from tests.simulation.scenario import Domain, Drop, HostPlan, To
+from tests.simulation.scenario import Domain, Drop, HostPlan, Rules, Strike, To
 from tests.simulation.shrinking import complaint, shrink
 from tests.simulation.temper import Temper
 
@@ -27,12 +27,8 @@ ROOT = Path(__file__).parents[2]
 PARTS = 8  # tests that may run at once
 FIXED, DAILY = 80, 80  # seeds of each part
 BURSTS = (8, 24)
-A_LIAR = HostPlan(
-    name="mx.test",
-    addresses=("10.0.0.1",),
-    preference=10,
-    temper=Temper(trouble=0.5, faults=("4yz", "5yz", "close", "stall")),
-)
+A_HOST = HostPlan(name="mx.test", addresses=("10.0.0.1",), preference=10, temper=Temper(final=1.0, cuts=0.1))
+A_DOMAIN = Domain(name="d.test", site=0)
 TEN = tuple(Drop(at=1.0, number=n, sender="s@d.test", to=(To(address=f"r0.m{n}@d.test"),)) for n in range(10))
 
 
@@ -107,15 +103,15 @@ def test_it_is_replayed_exactly_by_another_process() -> None:
 def test_a_scenario_that_fails_tells_how_it_is_replayed_and_is_shrunk(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = Exchanger.fault
-
     def lying(self: Exchanger, stage: str) -> str | None:
-        """Take what is refused all the same: the daemon cannot know."""
-        reply = fault(self, stage)
-        return f"{reply}|taken" if reply and stage == "final" and reply.startswith("5") else reply
+        """Refuse each message, and take it all the same: the daemon cannot know."""
+        return "554 5.7.1 no|taken" if stage == "final" else None
 
     monkeypatch.setattr(Exchanger, "fault", lying)
-    scenario = replace(draw(9, messages=10), sites=((A_LIAR,),), domains=(Domain(name="d.test", site=0),), drops=TEN)
+    drawn = draw(9, messages=10)
+    scenario = replace(
+        drawn, strikes=(Strike(at=90.0, what="stop"),), kills=(700,), sites=((A_HOST,),), domains=(A_DOMAIN,), drops=TEN
+    )
     first = complaint(run(scenario).broken)
 
     smallest = shrink(scenario, lambda each: complaint(run(each).broken) == first, most_runs=200)
@@ -125,7 +121,8 @@ def test_a_scenario_that_fails_tells_how_it_is_replayed_and_is_shrunk(
     assert len(smallest.drops) == 1
     assert smallest.strikes == ()
     assert smallest.kills == ()
-    assert smallest.sites[0][0].temper.faults == ("5yz",)
+    assert smallest.rules == Rules()
+    assert smallest.sites[0][0].temper == Temper()
     monkeypatch.setattr("tests.simulation.command.scenario_of", lambda seed, bursts: smallest)
     assert replay(9, bursts=False, trace=False) == 1
     assert "Scenario(seed=9" in capsys.readouterr().out
