@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+# How long an example takes says more of the machine than of what is tested; a test has a time limit as a whole.
+hypothesis.settings.register_profile("relayd", deadline=None)
+hypothesis.settings.load_profile("relayd")
 
 _SKIPS = pytest.StashKey[list[str]]()
 

@@ -82,7 +82,7 @@ async def test_what_does_not_happen_is_told(temporary: Path) -> None:
     never = Story("prompt", "bob@prompt.example", "delivered by a pigeon", lambda story: False)
     console, screen = a_terminal()
 
-    assert not await play(console, [never, *stories()[2:3]], patience=2)
+    assert not await play(console, [never, *stories()[2:3]], patience=10)
 
     assert "not everything happened in time" in screen.getvalue()
     assert screen.getvalue().count("NO") == 1

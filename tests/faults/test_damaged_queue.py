@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from aiosmtpd.smtp import Envelope
 
+from tests.faults.sample import sampled
 from tests.support.disks import degraded
 from tests.support.process import wait_until
 from tests.support.world import Exchanger, World
@@ -51,7 +52,7 @@ def filled(world: World, mx: Exchanger) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("damage", [overwrite, cut_off])
+@pytest.mark.parametrize("damage", sampled([overwrite, cut_off], 1))
 def test_a_queue_that_is_damaged_under_the_daemon_is_told_and_rebuilt(
     world: World, mx: Exchanger, damage: Callable[[Path], None]
 ) -> None:
@@ -104,7 +105,7 @@ def test_a_queue_that_is_removed_under_the_daemon_is_told_by_doctor_and_rebuilt(
     assert daemon.log.count("dup=possible") == MANY
 
 
-@pytest.mark.parametrize("left", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("left", sampled([0.4, 0.0, 0.9], 1))
 def test_after_a_kill_a_log_of_the_queue_that_was_cut_off_loses_nothing(
     world: World, mx: Exchanger, left: float
 ) -> None:

@@ -15,13 +15,14 @@ from contextlib import suppress
 
 from aiosmtpd.smtp import Envelope
 
+from tests.faults.sample import ALL, in_worlds
 from tests.support.disks import SmallDisk, calm, processor_seconds, read_only, root_only, small_disk, troubles
 from tests.support.process import wait_until
-from tests.support.world import Exchanger, World, a_message, octets, with_and_without_workers
+from tests.support.world import Exchanger, World, a_message, octets
 
 pytestmark = root_only
 
-MESSAGES, FAULTS = 300, 9
+MESSAGES, FAULTS = (300, 9) if ALL else (120, 4)
 NOBODY = 65534
 
 
@@ -91,7 +92,7 @@ def fail(disk: SmallDisk, rng: random.Random) -> str:
     return f"{kind} for {seconds:.2f} s"
 
 
-@with_and_without_workers
+@in_worlds(1)
 def test_nothing_is_lost_or_sent_twice_while_the_disk_fails_again_and_again(world: World, mx: Exchanger) -> None:
     """P3: see the module."""
     seed = int(os.environ.get("RELAYD_SEED") or time.time_ns() % 2**32)

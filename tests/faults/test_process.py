@@ -10,9 +10,10 @@ from pathlib import Path
 
 from aiosmtpd.smtp import Envelope
 
+from tests.faults.sample import in_worlds
 from tests.support.disks import calm
 from tests.support.process import Daemon, wait_until
-from tests.support.world import Exchanger, World, with_and_without_workers
+from tests.support.world import Exchanger, World
 
 
 def recipients(mx: Exchanger) -> Counter[str]:
@@ -22,7 +23,7 @@ def recipients(mx: Exchanger) -> Counter[str]:
 # P10
 
 
-@with_and_without_workers
+@in_worlds(1)
 def test_a_log_that_nobody_reads_costs_lines_and_no_mail(world: World, mx: Exchanger) -> None:
     """P10: what does not fit is dropped and counted, and the count is told as soon as somebody reads."""
     pipe = world.directory / "log"
@@ -83,7 +84,7 @@ class Drained:
 # P13
 
 
-@with_and_without_workers
+@in_worlds(1)
 def test_one_message_that_kills_is_held_and_a_hundred_good_ones_are_delivered(world: World, mx: Exchanger) -> None:
     """P13: the process that has it in hand dies whenever its body arrives; the supervisor starts the daemon again."""
     world.configure(

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from aiosmtpd.smtp import Envelope
 
-from tests.faults.sample import sampled
+from tests.faults.sample import in_worlds, sampled
 from tests.support.disks import calm
 from tests.support.process import Daemon, wait_until
-from tests.support.world import World, a_message, with_and_without_workers
+from tests.support.world import World, a_message
 
 MIB = 1024 * 1024
 
@@ -44,7 +44,7 @@ def limit(daemon: Daemon, soft: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, 4096))
 
 
-@with_and_without_workers
+@in_worlds(1)
 @pytest.mark.parametrize("spare", sampled([3, 1, 10], 1))
 def test_with_few_file_descriptors_less_is_done_at_once_and_all_in_the_end(world: World, spare: int) -> None:
     """P5: the limit bites while mail to many sites is under way and arrives, and is lifted then."""

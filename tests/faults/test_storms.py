@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.prober import Prober
 from relayd.spool.schema import VERSION
-from tests.faults.sample import ALL, sampled
+from tests.faults.sample import ALL, in_worlds, sampled
 from tests.support.process import wait_until
-from tests.support.world import Exchanger, World, a_message, with_and_without_workers
+from tests.support.world import Exchanger, World, a_message
 
 HUGE = {
     "many recipients": lambda: a_message(*(f"r{number}@example.test" for number in range(20_000))),
@@ -38,10 +38,10 @@ def test_what_is_huge_does_not_stall_the_loop(world: World, mx: Exchanger, what:
     assert probed.longest - probed.late < (0.25 if ALL else 2.0)
 
 
-@with_and_without_workers
+@in_worlds(0)
 def test_bounces_to_a_dead_sender_make_no_storm(world: World, mx: Exchanger) -> None:
     """P17: each is made once, tried as a site that backs off is, given up in silence, and new mail has its turn."""
-    count = 10_000 if ALL else 300
+    count = 10_000 if ALL else 150
     dead = world.exchanger("mx.gone.test", alive=False)
     world.domain("gone.test", dead)
     mx.on_rcpt = lambda envelope, address: "550 5.1.1 nobody" if address.startswith("bad") else "250 2.1.5 ok"

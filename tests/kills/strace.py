@@ -146,6 +146,8 @@ def named(line: str) -> str:
 
 def _kind(path: str) -> str:
     """Name what a path is."""
+    if re.match(r"/(?!.*/spool\b)", path):
+        return "elsewhere"
     path = re.sub(r"^.*/spool\b", "spool", path)
     path = re.sub(r"^(socket|TCP|UDP|UNIX|pipe)\b.*", r"\1", path)
     path = re.sub(r"\b[0-9A-Z]{20}\b", "ID", path)

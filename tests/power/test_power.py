@@ -47,8 +47,8 @@ class TestWithStrace:
         print(f"seed {seed}")
         rng = random.Random(seed)
         instants = prefixes(recording.steps)
-        cuts = rng.sample(list(singles(recording.steps, instants)), 60)
-        cuts += islice(samples(recording.steps, instants, rng), 40)
+        cuts = rng.sample(list(singles(recording.steps, instants)), 30)
+        cuts += islice(samples(recording.steps, instants, rng), 20)
         found = [check(recording, cut, tmp_path, rng) for cut in cuts]
 
         assert [fault for each in found for fault in each.faults] == []

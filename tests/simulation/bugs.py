@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.simulation.mutating import Edit, Mutation
 
 
-def _bug(name: str, module: str, before: str, after: str) -> Mutation:
-    return Mutation(name=name, edits=(Edit(module=module, before=before, after=after),))
+def _bug(name: str, module: str, before: str, after: str, **provoked: Any) -> Mutation:
+    return Mutation(name=name, edits=(Edit(module=module, before=before, after=after),), **provoked)
+
+
+EASY = {"trouble": 0.0, "cuts": 0.0, "service": 0.0, "final": 0.0, "down": (), "greylist": 0.0}
+EASY |= {"connections": 0, "transactions": 0, "rate": 0}
 
 
 _ALL_GATES = (
@@ -54,41 +60,29 @@ RELAYING = (
         "",
     ),
     _bug(
-        "RSET is forgotten after a failed transaction",
-        "relay.data_plans",
-        "        fresh = self._failed and not self._expected\n",
-        "        fresh = False\n",
-    ),
-    _bug(
-        "a chunked message is settled without the reply to its RSET",
-        "relay.chunked_plan",
-        "        elif step is Step.FINAL:\n            transaction.final = reply\n",
-        "        elif step is Step.FINAL:\n            transaction.final = reply\n"
-        "            transaction.settle(verdict(reply))\n",
-    ),
-    _bug(
-        "a reply that nobody asked for is accepted",
+        "what comes with the 354 is taken for the reply to the message",
         "relay.engine",
-        "            if self.over is None and not self._expected and self._parser.pending:\n",
-        "            if False:\n",
-    ),
-    _bug(
-        "a reply in advance is accepted",
-        "relay.engine",
-        "            early = self._heard > arrived\n",
-        "            early = False\n",
+        "            while self.over is None and (reply := self._parser.next()) is not None:\n"
+        "                self._answer(reply, unsent, arrived)\n"
+        "            if self.over is None and not self._expected and self._parser.pending:\n"
+        '                raise ProtocolError("more than was asked for")\n',
+        "            while self.over is None and self._expected and (reply := self._parser.next()) is not None:\n"
+        "                self._answer(reply, unsent, arrived)\n",
+        tempers={"offers": ("PIPELINING",), "trouble": 0.3, "faults": ("glued", "5yz", "4yz")},
     ),
     _bug(
         "the body is sent without a 354",
         "relay.data_plans",
         "        elif step is Step.DATA and (reply.code == 354 or reply.transient or reply.permanent):\n",
         "        elif step is Step.DATA:\n",
+        tempers={"offers": ("PIPELINING",), "trouble": 0.3, "faults": ("wrong",)},
     ),
     _bug(
         "lines of a reply with different codes are accepted",
         "relay.replies",
         "        if self._lines and code != self._code:\n",
         "        if False:\n",
+        tempers={"trouble": 0.3, "faults": ("garbage",)},
     ),
     _bug(
         "a dot at the beginning of a line is not doubled",
@@ -213,12 +207,6 @@ SETTLING = (
         "    return now + _delay(retry, failures, jitter, reply)\n",
         "    return now + retry.lifetime * 2 + _delay(retry, failures, jitter, reply)\n",
     ),
-    _bug(
-        "a mark of a possible duplicate is lost at the next attempt",
-        "spool.settling",
-        "    if before.possible_duplicate and not after.possible_duplicate:\n",
-        "    if False:\n",
-    ),
 )
 
 CLAIMING = (
@@ -233,6 +221,7 @@ CLAIMING = (
         "claims",
         "            self._unwanted += deliveries\n",
         "",
+        world={"queue_faults": 0.3, "ambiguous": 0.0},
     ),
     _bug(
         "leases are not renewed",
@@ -263,18 +252,26 @@ CLAIMING = (
         "schedule.gates",
         _ALL_GATES,
         "    return window(site, now) or connection_rate(site, now) or message_rate(site, now)\n",
+        tempers={"down": ((0.0, 1e9),), "refuses": True},
+        quiet=True,
     ),
     _bug(
         "the rate of messages is ignored",
         "schedule.gates",
         _ALL_GATES,
         "    return back_off(site, now) or window(site, now) or connection_rate(site, now)\n",
+        tempers=EASY,
+        rules={"message_rate": "3/1m"},
+        quiet=True,
     ),
     _bug(
         "the rate of connections is ignored",
         "schedule.gates",
         _ALL_GATES,
         "    return back_off(site, now) or window(site, now) or message_rate(site, now)\n",
+        tempers=EASY,
+        rules={"connection_rate": "3/1m", "per_connection": 1},
+        quiet=True,
     ),
     _bug(
         "mail that falls due is not looked for",
@@ -304,12 +301,6 @@ SPOOLING = (
         "            taken_over = await queue.take_over(now, earlier.noted)\n",
         "            from relayd.spool.notes import Noted\n"
         "            taken_over = await queue.take_over(now, Noted())\n",
-    ),
-    _bug(
-        "notes are removed before they are taken over",
-        "spool.spool",
-        "            taken_over = await queue.take_over(now, earlier.noted)\n",
-        "            earlier.forget()\n            taken_over = await queue.take_over(now, earlier.noted)\n",
     ),
     _bug(
         "orphans are never adopted",
@@ -346,4 +337,34 @@ SPOOLING = (
     ),
 )
 
-MUTATIONS = (*RELAYING, *SETTLING, *CLAIMING, *SPOOLING)
+OTHERS = (
+    Mutation(
+        name="a mark of a possible duplicate is lost at the next attempt",
+        edits=(
+            Edit(
+                module="spool.settling",
+                before="    if before.possible_duplicate and not after.possible_duplicate:\n",
+                after="    if False:\n",
+            ),
+            Edit(
+                module="attempt.settle",
+                before="        possible_duplicate=recipient.possible_duplicate or duplicate,\n",
+                after="        possible_duplicate=duplicate,\n",
+            ),
+        ),
+    ),
+    Mutation(
+        name="notes are removed before they are taken over",
+        edits=(
+            Edit(
+                module="spool.spool",
+                before="            taken_over = await queue.take_over(now, earlier.noted)\n",
+                after="            earlier.forget()\n"
+                "            taken_over = await queue.take_over(now, earlier.noted)\n",
+            ),
+        ),
+        world={"kills": (150, 2, 300, 2, 80, 2)},  # the second step of a start takes over
+    ),
+)
+
+MUTATIONS = (*RELAYING, *SETTLING, *CLAIMING, *SPOOLING, *OTHERS)

@@ -158,6 +158,7 @@ def end_leases(db: Tables, now: datetime) -> None:
         if lease is None or lease.ends != ends:
             continue  # it was renewed
         rows = list(lease.rows)
+        db.lapsed += len(rows)
         for row in rows:
             if not row.recipient.status.final:
                 row.recipient = replace(row.recipient, status=Status.DEFERRED, possible_duplicate=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 
 from tests.simulation.drawing import MANY, draw
 from tests.simulation.runner import Verdict, run
@@ -65,20 +66,28 @@ def _one(seed: int, bursts: bool) -> tuple[int, Scenario, Verdict, float]:
 
 
 def run_all(seeds: Iterator[int], *, messages: int | None, jobs: int) -> Totals:
-    """Run seeds until there are no more, or so many messages were simulated."""
-    totals, reported = Totals(), 0
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=2000) as pool:
+    """Run seeds until there are no more, so many messages were simulated, or somebody interrupts it."""
+    totals = Totals()
+    with multiprocessing.get_context("spawn").Pool(jobs, _ignore_interrupts) as pool, suppress(KeyboardInterrupt):
         for done in pool.imap_unordered(partial(_one, bursts=messages is not None), seeds, chunksize=4):
+            before = totals.messages
             totals.add(*done)
-            if totals.failed and totals.failed[-1][0] == done[0]:
-                command = _command(done[0], messages is not None)
-                print(f"seed {done[0]} fails: {done[2].broken[0]}\n    {command}", flush=True)
-            if totals.messages // REPORT > reported:
-                reported = totals.messages // REPORT
-                print(f"{totals.messages} messages, {totals.seeds} seeds, {totals.cpu:.0f} s of CPU time", flush=True)
+            _report(totals, done[0], before, bursts=messages is not None)
             if messages is not None and totals.messages >= messages:
                 break
     return totals
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _report(totals: Totals, seed: int, before: int, *, bursts: bool) -> None:
+    """Say what is to be said of the seed that was run last."""
+    if totals.failed and totals.failed[-1][0] == seed:
+        print(f"seed {seed} fails: {totals.failed[-1][1][0]}\n    {_command(seed, bursts)}", flush=True)
+    if totals.messages // REPORT > before // REPORT:
+        print(f"{totals.messages} messages, {totals.seeds} seeds, {totals.cpu:.0f} s of CPU time", flush=True)
 
 
 def _command(seed: int, bursts: bool) -> str:
@@ -127,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seed is not None:
         return replay(options.seed, bursts=options.bursts, trace=options.trace)
     began = time.monotonic()
-    seeds = count(options.first) if options.messages else iter(range(options.first, options.first + options.seeds))
+    seeds = iter(range(options.first, options.first + (options.messages or options.seeds)))
     totals = run_all(seeds, messages=options.messages, jobs=options.jobs)
     show(totals, time.monotonic() - began)
     return 1 if totals.failed else 0

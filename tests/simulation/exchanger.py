@@ -215,6 +215,7 @@ class Conversation:
         elif line.upper() == "STARTTLS":
             self._say(self._exchanger.fault("STARTTLS") or "220 go ahead")
         else:
+            self._exchanger.facts.breach(f"{self._exchanger.name} was told rubbish: {line[:80]!r}")
             self._say("500 5.5.2 what")
 
     def _plain(self, verb: str) -> None:

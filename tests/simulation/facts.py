@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relayd.mail.deadline import Deadline
 from tests.simulation.scenario import Drop
 
 
@@ -45,11 +44,12 @@ class Facts:
     payloads: dict[str, bytes] = field(default_factory=dict)
     marked: Callable[[Take], bool] = lambda take: False  # whether the queue has it marked as a possible duplicate
     made: dict[str, bytes] = field(default_factory=dict)  # notifications, by id
-    deadlines: dict[str, Deadline] = field(default_factory=dict)  # of messages, by id
+    sent_to: dict[str, Drop] = field(default_factory=dict)  # by address, which nothing else is sent to
     endings: Counter[str] = field(default_factory=Counter)  # how often the end of a message was about to leave, by id
     withdrawn: dict[str, float] = field(default_factory=dict)  # since when the daemon knows what was held or removed
     operated: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # messages, by the verb
     contents: dict[str, bytes] = field(default_factory=dict)  # of notifications that were taken, by identity
+    backed_off: int = 0  # how often sites did
     injected: Counter[str] = field(default_factory=Counter)  # faults, by kind
     broken: list[str] = field(default_factory=list)
     digest: int = 0

@@ -203,7 +203,7 @@ class Earlier:
         """Remove them."""
         notes = self.life.disk("forget").notes
         for each in self.owners:
-            del notes[each]
+            notes.pop(each, None)
 
 
 class _Lock:

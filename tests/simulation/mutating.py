@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+from tests.simulation.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,27 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
-    """A known bug.  `sqlite`: it is in SQLite's queue, so it takes a run on that."""
+    """A known bug.
+
+    Where chance alone would take long to provoke it, scenarios are changed before: the fields of all `tempers`, of the
+    `rules`, and of the scenario itself (`world`); `quiet`: nothing happens to the daemon.
+    """
 
     name: str
     edits: tuple[Edit, ...]
-    sqlite: bool = False
+    tempers: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    world: Mapping[str, Any] = field(default_factory=dict)
+    quiet: bool = False
+
+    def provoked(self, scenario: Scenario) -> Scenario:
+        """Return a scenario as this bug wants it."""
+        sites = tuple(
+            tuple(replace(host, temper=replace(host.temper, **self.tempers)) for host in site)
+            for site in scenario.sites
+        )
+        scenario = replace(scenario, sites=sites, rules=replace(scenario.rules, **self.rules), **self.world)
+        return replace(scenario, strikes=(), kills=(), queue_faults=0.0, slow_disk=0.0) if self.quiet else scenario
 
 
 class Stale(Exception):

@@ -3,7 +3,7 @@ operator took back is not begun, and nothing is left on the disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from relayd.mail.events import Attempted
@@ -43,9 +43,10 @@ def judge_progress(world: World) -> None:
     _judge_what_is_left(world)
     _judge_what_was_given_up(world)
     if world.scenario.quiet:
+        _judge_knocking(world)
         for number, site in enumerate(world.scenario.sites):
-            if len(site) == 1 and _is_easy(site[0]):
-                _judge_rate(world, number, site[0])
+            if len(site) == 1 and len(site[0].addresses) == 1 and _is_easy(site[0]):
+                _judge_rates(world, number, site[0])
 
 
 def _judge_what_is_left(world: World) -> None:
@@ -60,6 +61,8 @@ def _judge_what_is_left(world: World) -> None:
     left = bodies - set(tables.messages) - kept - set(tables.notices) - set(tables.to_unlink)
     if left and not world.scenario.power_fails:  # what a power cut brings back goes at the next start
         world.facts.breach(f"bodies are left: {sorted(left)[:3]}")
+    if tables.lapsed and not world.scenario.disk_lies:
+        world.facts.breach(f"{tables.lapsed} leases lapsed: nobody settled them, gave them back, or renewed them")
     if files.names(INCOMING):
         world.facts.breach(f"files are left half taken in: {sorted(files.names(INCOMING))[:3]}")
 
@@ -127,6 +130,17 @@ def _patience(scenario: Scenario) -> float:
 # rates
 
 
+def _judge_knocking(world: World) -> None:
+    """Where nobody is at home, one relayer knocks each time that a site's back-off is over."""
+    scenario = world.scenario
+    if any(_answers([host], 1e9) for site in scenario.sites for host in site):
+        return
+    doors = max(sum(len(host.addresses) for host in site) for site in scenario.sites)
+    most = doors * (world.facts.backed_off + len(scenario.sites) * scenario.rules.initial)
+    if world.facts.injected["down"] > most:
+        world.facts.breach(f"{world.facts.injected['down']} connections were tried to hosts that are down, of {most}")
+
+
 def _is_easy(host: HostPlan) -> bool:
     """Whether mail arrives there when it is sent."""
     temper = host.temper
@@ -134,18 +148,20 @@ def _is_easy(host: HostPlan) -> bool:
     return not (temper.trouble or temper.cuts or temper.service or temper.final or temper.down or limits)
 
 
-def _judge_rate(world: World, number: int, host: HostPlan) -> None:
-    rate = world.scenario.rules.message_rate
-    if not rate:
-        return
-    most = int(rate.partition("/")[0])
+def _judge_rates(world: World, number: int, host: HostPlan) -> None:
+    rules = world.scenario.rules
     first: dict[str, float] = {}
     for takes in world.facts.takes.values():
         for take in takes:
             if take.server == host.name:
                 first[take.queue_id] = min(take.at, first.get(take.queue_id, take.at))
-    times = sorted(first.values())
+    _judge_rate(world, number, "messages", rules.message_rate, sorted(first.values()))
+    _judge_rate(world, number, "connections", rules.connection_rate, world.limits.opened[number])
+
+
+def _judge_rate(world: World, number: int, what: str, rate: str, times: Sequence[float]) -> None:
+    most = int(rate.partition("/")[0] or len(times))
     for start, end in zip(times, times[most:], strict=False):
         if end - start < MINUTE:
-            world.facts.breach(f"site {number} got more than {rate}: {most + 1} messages in {end - start:.0f} s")
+            world.facts.breach(f"site {number} got more than {rate}: {most + 1} {what} in {end - start:.0f} s")
             return

@@ -49,9 +49,9 @@ class Run:
         self._steps = 0
         self._starts = 0
         last = max((drop.at for drop in scenario.drops), default=0.0)
-        set_back = sum(-each.value for each in scenario.strikes if each.what == "jump" and each.value < 0)
+        leaps = sum(abs(each.value) for each in scenario.strikes if each.what == "jump")
         lives = 2 * scenario.rules.lifetime  # a message's, and that of what is told of its end
-        self._end = max(scenario.calm_at, last) + lives + set_back + SLACK
+        self._end = max(scenario.calm_at, last) + lives + leaps + SLACK
         self.world.agenda.at(scenario.calm_at, self._look)
 
     def verdict(self) -> Verdict:
@@ -126,9 +126,7 @@ class Run:
     def _look(self) -> None:
         """Whether nothing is left to do, or the time is over."""
         world = self.world
-        tables = world.disk.tables
-        drained = not world.disk.dropped and all(each.held for each in tables.messages.values())
-        drained = drained and world.agenda.now > max(self._last, world.disk_fails_until)
+        drained = world.agenda.now > max(self._last, world.disk_fails_until) and world.drained
         if (drained or world.agenda.now >= self._end) and self._start is not None:
             self._over = True
             self._start.stop()

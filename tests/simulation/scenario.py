@@ -131,6 +131,11 @@ class Scenario:
         return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
 
     @property
+    def clock_is_set(self) -> bool:
+        """Whether the wall clock leaps."""
+        return any(strike.what == "jump" for strike in self.strikes)
+
+    @property
     def disk_fails(self) -> bool:
         """Whether something cannot be written."""
         return self.queue_faults > 0 or any(strike.what == "disk" for strike in self.strikes)

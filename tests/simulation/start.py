@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 
 from relayd.attempt.manager import AttemptManager
 from relayd.attempt.settings import RetrySettings
+from relayd.clock import Clock
+from relayd.daemon import STATUS_INTERVAL
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Event, Lifecycle
@@ -50,6 +52,7 @@ class Start:
         self._world = world
         self._tellings = tellings
         self._stop = asyncio.Event()
+        self._clock = Clock(wall=world.clock, counted=world.monotonic)
         self._operations: set[asyncio.Task[None]] = set()
         self.spool: Spool | None = None
         self._faults = DiskFaults(world)
@@ -64,13 +67,15 @@ class Start:
         self.spool = spool = await Spool.on(
             self._ground,
             owner=world.new_id(),
-            now=world.clock(),
+            now=self._clock(),
             history=timedelta(seconds=FOREVER),  # the oracle reads it in the end
             events=self._events,
         )
+        self._clock.begin(spool.away)
+        self._look_at_clock()
         try:
             self._pickup = MemoryPickup(
-                world.disk, clock=world.clock, monotonic=world.monotonic, chance=world.ids, faults=self._faults
+                world.disk, clock=self._clock, monotonic=world.monotonic, chance=world.ids, faults=self._faults
             )
             attempts = self._attempts(spool, rules)
             relayers = self._relayers(spool, attempts, rules)
@@ -96,6 +101,11 @@ class Start:
         await manager.stop(asyncio.Event(), timedelta(seconds=rules.stop_grace))
         await relaying
         stopping.cancel()
+
+    def _look_at_clock(self) -> None:
+        """As the daemon does whenever it tells how it is."""
+        self._clock()
+        asyncio.get_running_loop().call_later(STATUS_INTERVAL.total_seconds(), self._look_at_clock)
 
     def stop(self) -> None:
         """Stop in order."""
@@ -129,9 +139,9 @@ class Start:
                     self._world.facts.withdrawn.clear()
                     await queue.release([each for each in known if tables.messages[each].held])
                 case "retry":
-                    await queue.retry(known, self._world.clock())
+                    await queue.retry(known, self._clock())
                 case _:
-                    await queue.remove(chosen, self._world.clock())
+                    await queue.remove(chosen, self._clock())
             await self.manager.operator_changed_queue()
             if strike.what in ("hold", "remove"):
                 now = self._world.agenda.now
@@ -145,6 +155,10 @@ class Start:
         if self.manager is not None:
             self.manager.arrived([message])
 
+    def _site_forgotten(self, site: str) -> None:
+        if self.manager is not None:
+            self.manager.site_forgotten(site)
+
     def _retry_due(self, at: datetime) -> None:
         if self.manager is not None:
             self.manager.retry_due(at)
@@ -157,17 +171,19 @@ class Start:
             HOSTNAME,
             ledger=LedgerPort(spool.queue),
             notifications=_Recorded(spool, self._arrived, self._world.facts),
-            clock=self._world.clock,
+            clock=self._clock,
             jitter=self._world.chance.random,
             events=self._events,
+            lost_within=self._clock.lost_within,
             retry_due=self._retry_due,
+            site_forgotten=self._site_forgotten,
         )
 
     def _relayers(self, spool: Spool, attempts: AttemptManager, rules: Rules) -> Relayers:
         self._router = Router(
             RouteSettings(hostname=HOSTNAME),
             self._world.names,
-            clock=self._world.clock,
+            clock=self._clock,
             own_addresses=lambda: frozenset({"192.0.2.1"}),
         )
         ports = Ports(
@@ -180,7 +196,7 @@ class Start:
         return Relayers(
             relay_settings(rules),
             ports,
-            self._world.clock,
+            self._clock,
             shuffle=self._world.chance.shuffle,
             new_socket=self._world.network.new_socket,
             contexts=_CONTEXTS,
@@ -201,8 +217,9 @@ class Start:
             router=self._router,
             attempts=attempts,
             new_relayer=relayers.new,
-            clock=world.clock,
+            clock=self._clock,
             events=self._events,
+            take_leap=self._clock.take_leap,
             monotonic=world.monotonic,
         )
 

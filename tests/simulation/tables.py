@@ -213,6 +213,7 @@ class Tables:
         self.leases: dict[int, LeaseRow] = {}
         self.lease_ends: list[tuple[datetime, int]] = []
         self.last_lease = 0
+        self.lapsed = 0  # recipients whose lease ended before they were settled or given back
         self.notices: dict[str, NoticeRow] = {}
         self.sites: dict[str, BackOff] = {}
         self.destinations: dict[str, tuple[str, datetime]] = {}  # where mail went, and when that was seen

@@ -6,7 +6,7 @@ What can only be judged when it is told is judged here: whether a message that i
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 from relayd.mail.events import (
@@ -19,6 +19,7 @@ from relayd.mail.events import (
     Marked,
     NotificationDropped,
     Notified,
+    SiteBackedOff,
     Trouble,
 )
 from relayd.mail.message import arrival_of
@@ -60,8 +61,6 @@ class Tellings:
         self._observer(event)
         self._facts.note(self._world.agenda.now, _short(event))
         match event:
-            case Accepted(message=message) if message.envelope.deadline:
-                self._facts.deadlines[message.id] = message.envelope.deadline
             case Attempted():
                 self._judge_end(event)
                 self._pace.heard(event)
@@ -73,6 +72,8 @@ class Tellings:
                 self.held.add(event.id)
                 if event.deaths > self._facts.injected["kill"]:
                     self._facts.breach(f"{event.id} is held after {event.deaths} deaths")
+            case SiteBackedOff():
+                self._facts.backed_off += 1
             case Marked():
                 self.marked.add((event.id, event.address))
             case _:
@@ -91,19 +92,14 @@ class Tellings:
             return
         rules = self._world.scenario.rules
         ends = arrival_of(event.id) + timedelta(seconds=rules.lifetime)
-        if deadline := self._deadline(event.id):
-            ends = min(ends, deadline)
+        drop = self._facts.sent_to.get(str(recipient.address))
+        if drop is not None and drop.deadline:
+            ends = min(ends, arrival_of(event.id) + timedelta(seconds=drop.deadline))
         late = (self._world.clock() - ends).total_seconds()
-        if late < -0.002:  # an id has milliseconds
+        if late < -0.002 and not self._world.scenario.clock_is_set:  # an id has milliseconds
             self._facts.breach(f"{event.id} to {recipient.address} was given up {-late:.3f} s before its time")
         if late > 2 * rules.check_interval + LONGEST_ATTEMPT and self._world.scenario.quiet:
             self._facts.breach(f"{event.id} to {recipient.address} was given up {late:.0f} s late")
-
-    def _deadline(self, message_id: str) -> datetime | None:
-        tables = self._world.disk.tables
-        message = tables.messages.get(message_id)
-        deadline = message.message.envelope.deadline if message else self._facts.deadlines.get(message_id)
-        return deadline.at if deadline else None
 
 
 def _short(event: Event) -> str:

@@ -67,6 +67,15 @@ class World:
         """Whether faults have stopped."""
         return self.agenda.now >= self.scenario.calm_at
 
+    @property
+    def drained(self) -> bool:
+        """Whether all that was dropped is accepted, and nothing is left in the queue that is not held."""
+        tables, made = self.disk.tables, self.facts.made
+        if self.disk.dropped or not all(each.held for each in tables.messages.values()):
+            return False
+        known = sum(each not in made for queue in (tables.messages, tables.history) for each in queue)
+        return known >= len(self.facts.dropped)
+
     def _marked(self, take: Take) -> bool:
         tables = self.disk.tables
         if message := tables.messages.get(take.queue_id):
@@ -92,6 +101,7 @@ class World:
 
     def _drop(self, drop: Drop) -> None:
         self.facts.dropped[drop.identity] = drop
+        self.facts.sent_to.update((to.address, drop) for to in drop.to)
         self.facts.payloads[drop.identity] = payload(drop)
         self.facts.note(self.agenda.now, f"dropped {drop.identity}")
         self.disk.drop(f"m{drop.number}", file_of(drop), foreign=drop.foreign)
