@@ -8,6 +8,7 @@ not: what nobody authenticated is never resumed where a proof is demanded, nor o
 from __future__ import annotations
 
 import ssl
+import sys
 import time
 from collections import OrderedDict
 from datetime import datetime, timedelta
@@ -18,6 +19,11 @@ from relayd.relay.remembered import Remembered
 
 SESSION_AGE = timedelta(hours=1)  # RFC 8446 section 4.6.1 allows seven days; a revoked certificate should not last
 MAX_SESSIONS = 1000  # of one context; each holds the peer's certificates
+# Asking a connection for its session leaks a copy of it, 5 KB and more, in Python before 3.12.8 and in 3.13.0
+# (https://github.com/python/cpython/issues/116810).  There a host is asked once in a SESSION_AGE, and all hosts
+# together MOST_ASKED times in the life of the process: then those that have no session shake hands in full.
+ASKING_LEAKS = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
+MOST_ASKED = 3000  # by one context
 
 
 class ResumingContext(ssl.SSLContext):
@@ -31,7 +37,8 @@ class ResumingContext(ssl.SSLContext):
         return context
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, tuple[ssl.SSLSession, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[ssl.SSLSession | None, float]] = OrderedDict()
+        self._asked = 0
 
     def wrap_bio(
         self,
@@ -48,13 +55,21 @@ class ResumingContext(ssl.SSLContext):
 
     def keep(self, connection: ssl.SSLObject) -> None:
         """Keep the session of a connection that was spoken on: with TLS 1.3 it comes after the handshake."""
-        name, session = connection.server_hostname, connection.session
-        if name is None or session is None or not (session.has_ticket or session.id):
+        name = connection.server_hostname
+        if name is None or (ASKING_LEAKS and not self._may_ask(name)):
             return
+        self._asked += 1
+        session = connection.session
+        if session is not None and not (session.has_ticket or session.id):
+            session = None
         self._sessions[name] = (session, time.monotonic() + SESSION_AGE.total_seconds())
         self._sessions.move_to_end(name)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
+
+    def _may_ask(self, name: str) -> bool:
+        found = self._sessions.get(name)
+        return self._asked < MOST_ASKED and (found is None or found[1] <= time.monotonic())
 
     def forget(self, name: str) -> None:
         """Forget the session of a host whose handshake failed: a full one is what to try next."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -120,3 +121,46 @@ async def test_sessions_are_bounded(authority: Authority, tmp_path: Path, monkey
         await deliver(bench, *sites)
 
         assert [each.resumed for each in server.connections] == [False, False, False]
+
+
+class Spoken:
+    """A connection that was spoken on, as far as a context looks at it: counts how often its session is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.server_hostname = name
+        self.asked = 0
+
+    @property
+    def session(self) -> None:
+        self.asked += 1
+
+
+def asked(context: tls.ResumingContext, names: list[str]) -> int:
+    """Return how often connections to these hosts, one after the other, were asked."""
+    connections = [Spoken(name) for name in names]
+    for connection in connections:
+        context.keep(cast("ssl.SSLObject", connection))
+    return sum(connection.asked for connection in connections)
+
+
+def test_where_asking_for_a_session_leaks_it_is_done_once_in_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.relay.tls.ASKING_LEAKS", True)
+    context, now = tls.ResumingContext(), time.monotonic()
+
+    assert asked(context, ["mx1.test"] * 50 + ["mx2.test"] * 50) == 2
+
+    monkeypatch.setattr("relayd.relay.tls.time.monotonic", lambda: now + tls.SESSION_AGE.total_seconds() + 1)
+    assert asked(context, ["mx1.test"] * 50) == 1
+
+
+def test_where_asking_for_a_session_leaks_it_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.relay.tls.ASKING_LEAKS", True)
+    context = tls.ResumingContext()
+
+    assert asked(context, [f"mx{number}.test" for number in range(tls.MOST_ASKED + 100)]) == tls.MOST_ASKED
+
+
+def test_where_asking_for_a_session_does_not_leak_every_connection_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.relay.tls.ASKING_LEAKS", False)
+
+    assert asked(tls.ResumingContext(), ["mx1.test"] * 50) == 50
