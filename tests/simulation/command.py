@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.simulation.drawing import MANY, draw
 from tests.simulation.runner import Verdict, run
@@ -58,21 +60,29 @@ def scenario_of(seed: int, *, bursts: bool = False) -> Scenario:
     return draw(seed)
 
 
-def _one(seed: int, bursts: bool) -> tuple[int, Scenario, Verdict, float]:
+def run_on_sqlite(scenario: Scenario, *, trace: bool = False) -> Verdict:
+    """Run a scenario with the real queue, in a file of its own."""
+    with TemporaryDirectory(prefix="relayd-simulation-") as directory:
+        return run(scenario, trace=trace, database=Path(directory) / "queue.db")
+
+
+def _one(seed: int, bursts: bool, sqlite: bool) -> tuple[int, Scenario, Verdict, float]:
     began = time.process_time()
     scenario = scenario_of(seed, bursts=bursts)
-    verdict = run(scenario)
+    verdict = run_on_sqlite(scenario) if sqlite else run(scenario)
     return seed, scenario, verdict, time.process_time() - began
 
 
-def run_all(seeds: Iterator[int], *, messages: int | None, jobs: int) -> Totals:
+def run_all(seeds: Iterator[int], *, messages: int | None, jobs: int, sqlite: bool = False) -> Totals:
     """Run seeds until there are no more, so many messages were simulated, or somebody interrupts it."""
     totals = Totals()
+    bursts = messages is not None
+    one = partial(_one, bursts=bursts, sqlite=sqlite)
     with multiprocessing.get_context("spawn").Pool(jobs, _ignore_interrupts) as pool, suppress(KeyboardInterrupt):
-        for done in pool.imap_unordered(partial(_one, bursts=messages is not None), seeds, chunksize=4):
+        for done in pool.imap_unordered(one, seeds, chunksize=4):
             before = totals.messages
             totals.add(*done)
-            _report(totals, done[0], before, bursts=messages is not None)
+            _report(totals, done[0], before, bursts=bursts, sqlite=sqlite)
             if messages is not None and totals.messages >= messages:
                 break
     return totals
@@ -82,16 +92,16 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _report(totals: Totals, seed: int, before: int, *, bursts: bool) -> None:
+def _report(totals: Totals, seed: int, before: int, *, bursts: bool, sqlite: bool) -> None:
     """Say what is to be said of the seed that was run last."""
     if totals.failed and totals.failed[-1][0] == seed:
-        print(f"seed {seed} fails: {totals.failed[-1][1][0]}\n    {_command(seed, bursts)}", flush=True)
+        print(f"seed {seed} fails: {totals.failed[-1][1][0]}\n    {_command(seed, bursts, sqlite)}", flush=True)
     if totals.messages // REPORT > before // REPORT:
         print(f"{totals.messages} messages, {totals.seeds} seeds, {totals.cpu:.0f} s of CPU time", flush=True)
 
 
-def _command(seed: int, bursts: bool) -> str:
-    return f"python -m tests.simulation --seed {seed}" + (" --bursts" if bursts else "")
+def _command(seed: int, bursts: bool, sqlite: bool) -> str:
+    return f"python -m tests.simulation --seed {seed}" + " --bursts" * bursts + " --sqlite" * sqlite
 
 
 def show(totals: Totals, seconds: float) -> None:
@@ -106,10 +116,11 @@ def show(totals: Totals, seconds: float) -> None:
     print(f"{len(totals.failed)} seeds fail")
 
 
-def replay(seed: int, *, bursts: bool, trace: bool) -> int:
+def replay(seed: int, *, bursts: bool, trace: bool, sqlite: bool = False) -> int:
     """Run one seed; if it fails, say how, and shrink it."""
+    runs = run_on_sqlite if sqlite else run
     scenario = scenario_of(seed, bursts=bursts)
-    verdict = run(scenario, trace=trace)
+    verdict = runs(scenario, trace=trace)
     print("\n".join(verdict.trace))
     for broken in verdict.broken[:10]:
         print(broken)
@@ -117,8 +128,8 @@ def replay(seed: int, *, bursts: bool, trace: bool) -> int:
     if not verdict.broken:
         return 0
     first = complaint(verdict.broken)
-    smallest = shrink(scenario, lambda each: complaint(run(each).broken) == first)
-    print(f"smallest:\n{told(smallest)}\n{run(smallest).broken[0]}")
+    smallest = shrink(scenario, lambda each: complaint(runs(each).broken) == first)
+    print(f"smallest:\n{told(smallest)}\n{runs(smallest).broken[0]}")
     return 1
 
 
@@ -131,13 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, help="run this one, and shrink it if it fails")
     parser.add_argument("--bursts", action="store_true", help="draw it as --messages does")
+    parser.add_argument("--sqlite", action="store_true", help="with the real queue, on a disk")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     options = parser.parse_args(arguments)
     if options.seed is not None:
-        return replay(options.seed, bursts=options.bursts, trace=options.trace)
+        return replay(options.seed, bursts=options.bursts, trace=options.trace, sqlite=options.sqlite)
     began = time.monotonic()
     seeds = iter(range(options.first, options.first + (options.messages or options.seeds)))
-    totals = run_all(seeds, messages=options.messages, jobs=options.jobs)
+    totals = run_all(seeds, messages=options.messages, jobs=options.jobs, sqlite=options.sqlite)
     show(totals, time.monotonic() - began)
     return 1 if totals.failed else 0
 

@@ -11,7 +11,9 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from tests.simulation.reading import tables_of
 from tests.simulation.tables import Tables
 
 SPOOL = "/spool"
@@ -140,15 +142,21 @@ class NoteFile:
 
 
 class Disk:
-    """See the module.  `heard` is called when a file is dropped."""
+    """See the module.  `heard` hears of dropped files.  The queue is in `database`, a file, else in memory."""
 
-    def __init__(self) -> None:
-        self.tables = Tables()
+    def __init__(self, database: Path | None = None) -> None:
+        self.database = database
+        self._tables = Tables()
         self.files = Files()
         self.notes: dict[str, NoteFile] = {}  # by owner
         self.boot = 0
         self.locked = False
         self.heard: Callable[[], None] = lambda: None
+
+    @property
+    def tables(self) -> Tables:
+        """What is durable of the queue."""
+        return self._tables if self.database is None else tables_of(self.database)
 
     def drop(self, name: str, content: bytes, *, foreign: bool = False) -> None:
         """An application renames a file into `new/`, synced; `foreign`: one of another user."""

@@ -313,3 +313,10 @@ class SqliteGround(MemoryGround):
             new_notice_id=self.new_notice_id,
             connect=self._connections.connect,
         )
+
+
+def ground_on(disk: Disk, *, new_notice_id: Callable[[], str], faults: Faults) -> MemoryGround:
+    """Return the ground for a start of the daemon, with the queue where the disk has it."""
+    if disk.database is None:
+        return MemoryGround(disk, new_notice_id=new_notice_id, faults=faults)
+    return SqliteGround(disk, disk.database, new_notice_id=new_notice_id, faults=faults)

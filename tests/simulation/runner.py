@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from relayd.mail.errors import QueueError
 from tests.simulation.facts import Broken
@@ -37,9 +38,9 @@ class Verdict:
 class Run:
     """One run."""
 
-    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+    def __init__(self, scenario: Scenario, *, trace: bool = False, database: Path | None = None) -> None:
         self._scenario = scenario
-        self.world = World(scenario, trace=trace)
+        self.world = World(scenario, trace=trace, database=database)
         self.tellings = Tellings(self.world)
         self.world.struck = self._struck
         self._loop: SimulatedLoop | None = None
@@ -138,10 +139,10 @@ class Run:
         return max((drop.at for drop in self._scenario.drops), default=0.0)
 
 
-def run(scenario: Scenario, *, trace: bool = False) -> Verdict:
-    """Run a scenario and judge what came of it."""
+def run(scenario: Scenario, *, trace: bool = False, database: Path | None = None) -> Verdict:
+    """Run a scenario and judge what came of it.  The queue is the real one, in the file `database`, else in memory."""
     gc.disable()
     try:
-        return Run(scenario, trace=trace).verdict()
+        return Run(scenario, trace=trace, database=database).verdict()
     finally:
         gc.enable()

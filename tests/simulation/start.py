@@ -37,7 +37,7 @@ from relayd.spool.spool import Spool
 from tests.simulation.drops import HOSTNAME, MemoryPickup
 from tests.simulation.facts import Facts
 from tests.simulation.faults import DiskFaults
-from tests.simulation.ground import MemoryGround
+from tests.simulation.ground import ground_on
 from tests.simulation.scenario import Rules, Strike
 from tests.simulation.tellings import Tellings
 from tests.simulation.world import FOREVER, World
@@ -56,7 +56,7 @@ class Start:
         self._operations: set[asyncio.Task[None]] = set()
         self.spool: Spool | None = None
         self._faults = DiskFaults(world)
-        self._ground = MemoryGround(world.disk, new_notice_id=world.new_id, faults=self._faults)
+        self._ground = ground_on(world.disk, new_notice_id=world.new_id, faults=self._faults)
         self.manager: RelayManager | None = None
         self.started = False
         self._dead = False

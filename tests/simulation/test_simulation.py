@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.command import replay, scenario_of
+from tests.simulation.command import replay, run_on_sqlite, scenario_of
 from tests.simulation.drawing import draw
 from tests.simulation.exchanger import Exchanger
 from tests.simulation.runner import run
@@ -26,6 +26,7 @@ from tests.simulation.temper import Temper
 ROOT = Path(__file__).parents[2]
 PARTS = 8  # tests that may run at once
 FIXED, DAILY = 80, 80  # seeds of each part
+SQLITE_PARTS, ON_SQLITE = 2, 40
 BURSTS = (8, 24)
 A_HOST = HostPlan(name="mx.test", addresses=("10.0.0.1",), preference=10, temper=Temper(final=1.0, cuts=0.1))
 A_DOMAIN = Domain(name="d.test", site=0)
@@ -58,6 +59,15 @@ def test_no_promise_is_broken_by_the_seeds_of_today(part: int) -> None:
     print(f"seeds from {first}")
 
     assert broken(first, DAILY) == []
+
+
+@pytest.mark.parametrize("part", range(SQLITE_PARTS))
+def test_no_promise_is_broken_with_the_real_queue(part: int) -> None:
+    first = todays_seed() + part * ON_SQLITE
+    print(f"seeds from {first}")
+    found = {seed: run_on_sqlite(draw(seed)).broken for seed in range(first, first + ON_SQLITE)}
+
+    assert {seed: broken for seed, broken in found.items() if broken} == {}
 
 
 @pytest.mark.parametrize("seed", BURSTS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from relayd.mail.message import new_id
 from tests.simulation.disk import Disk
@@ -25,14 +26,14 @@ FOREVER = 3.0e8  # seconds
 class World:
     """See the module.  `struck` is called with what happens to the daemon."""
 
-    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+    def __init__(self, scenario: Scenario, *, trace: bool = False, database: Path | None = None) -> None:
         self.scenario = scenario
         self.agenda = Agenda()
         self.facts = Facts(trace=[] if trace else None)
         self.offset = 0.0  # of the wall clock
         self.network = Network(self.agenda, self.facts, random.Random(f"{scenario.seed}/network"))
         self.names = Names(scenario, self.agenda, self.facts)
-        self.disk = Disk()
+        self.disk = Disk(database)
         self.limits = Limits(scenario, self.network, self.facts)
         self.ids = random.Random(f"{scenario.seed}/ids")
         self.chance = random.Random(f"{scenario.seed}/daemon")
