@@ -23,6 +23,7 @@ from relayd.relay.timeouts import Timeouts
 from tests.relay.faults import EHLO, LARGE, a_bench, data_plans, deferred, each_plan
 from tests.relay.kit import ANN, BOB, HELLO, a_delivery
 from tests.support.smtp import DEFAULTS, STALL, Answer, Plain, Script, ScriptedServer
+from tests.support.smuggling import canonical
 from tests.support.virtual import MemoryTransport, connected, on_virtual_time
 
 TIMEOUTS = Timeouts()
@@ -53,16 +54,23 @@ def play(
     file: bytes = HELLO,
     stuck_after: str = "",
     reading: float = 0.0,
+    max_recipients: int = 100,
 ) -> Played:
     """Send one message by `plan`, with the default timeouts; `stuck_after` is the last stage at which the server's
-    host takes anything; a piece of the file is read in `reading` seconds."""
-    return on_virtual_time(_play(plan, replies, to or [ANN], file, stuck_after, reading))
+    host takes anything; a piece of the file is read in `reading` seconds; a transaction has `max_recipients`."""
+    return on_virtual_time(_play(plan, replies, to or [ANN], file, stuck_after, reading, max_recipients))
 
 
 async def _play(
-    plan: Plan, replies: Mapping[str, Script], to: list[str], file: bytes, stuck_after: str, reading: float
+    plan: Plan,
+    replies: Mapping[str, Script],
+    to: list[str],
+    file: bytes,
+    stuck_after: str,
+    reading: float,
+    max_recipients: int,
 ) -> Played:
-    bench = a_bench(timeouts=TIMEOUTS)
+    bench = a_bench(timeouts=TIMEOUTS, settings={"max_recipients": max_recipients})
     bench.files.files["M1"] = file
     bench.files.before_chunk = lambda offset: asyncio.sleep(reading)
     ports = bench.equipment.ports
@@ -198,6 +206,20 @@ def test_a_server_that_stops_answering_while_a_large_message_is_read_is_left_in_
     assert "no reply in 180 s after BDAT" in str(played.over)
     assert 180 <= played.seconds <= 180 + 1.0 * len(LARGE) / 65536 + 1.5
     assert deferred(played.outcome).possible_duplicate
+
+
+def test_where_a_chunk_is_refused_the_next_transaction_has_the_whole_message() -> None:
+    """The next is of the same message, for other recipients, and may be open before the next piece is read: what was
+    left of the first must not go into it, for the server would take that for the message."""
+    played = play(
+        Plan.CHUNKED, {"BDAT": ["451 later", "250 ok"]}, to=[ANN, BOB], file=LARGE, reading=1.0, max_recipients=1
+    )
+
+    (message,) = played.server.taken
+    assert message.recipients == [f"RCPT TO:<{BOB}>"]
+    assert message.content == canonical(LARGE)
+    assert isinstance(played.outcomes[ANN], Deferred)
+    assert isinstance(played.outcomes[BOB], Delivered)
 
 
 @each_plan

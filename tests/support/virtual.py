@@ -66,7 +66,7 @@ class MemoryTransport(asyncio.Transport):
     """
 
     def __init__(self) -> None:
-        super().__init__({"peername": ("memory", 0)})
+        super().__init__({"peername": ("memory", 0), "sockname": ("memory", 0)})
         self.peer: MemoryTransport | None = None  # set once both ends are there
         self.taken = bytearray()  # what has left
         self.window = True
