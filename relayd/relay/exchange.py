@@ -24,7 +24,7 @@ from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock, streamed, unreadable
 from relayd.relay.timeouts import Timeouts
-from relayd.relay.transaction import Load, Step
+from relayd.relay.transaction import Load, Step, Transaction
 from relayd.relay.wire import Wire
 
 _LOST = EnhancedStatus(4, 4, 2)
@@ -213,21 +213,21 @@ class Exchange:
         """Send the body that is streaming; its last octets and its end only when all before has left."""
         engine = self.engine
         assert engine.streaming is not None
-        load = engine.streaming.load
+        transaction, load = engine.streaming, engine.streaming.load
         encoder = Encoder(load.body, stuffed=engine.plan is not Plan.CHUNKED)
         chunks = streamed(load, self._ports.bodies)
         try:
             async for chunk in chunks:
                 self._stirring.stir()
-                if not self._streams(load):
+                if not self._streams(transaction):
                     return
                 engine.body(encoder.feed(chunk))
-                await self._send(load)
+                await self._send(transaction)
         except OSError as error:
-            if self._streams(load):
+            if self._streams(transaction):
                 self._unsendable(load, unreadable(error))
         else:
-            if not self._streams(load):
+            if not self._streams(transaction):
                 return
             if encoder.octets != load.body.size:
                 self._unsendable(load, unreadable("not the file that was accepted"))
@@ -239,11 +239,14 @@ class Exchange:
         finally:
             await chunks.aclose()
 
-    def _streams(self, load: Load) -> bool:
-        """Whether the body of `load` is still wanted: the server may refuse it, or go, at any time."""
-        return self.engine.streaming is not None and self.engine.streaming.load is load
+    def _streams(self, transaction: Transaction) -> bool:
+        """Whether the body is still wanted in this transaction: the server may refuse it, or go, at any time.
 
-    async def _send(self, load: Load) -> None:
+        Another one of the same message is another stream: it begins with the first octet.
+        """
+        return self.engine.streaming is transaction
+
+    async def _send(self, transaction: Transaction) -> None:
         """Write; wait until all has left, and until the server owes few enough answers."""
         if octets := self.engine.take():
             self._wire.write(octets)
@@ -251,7 +254,7 @@ class Exchange:
             self._wire.expect(self._block)
             await self._wire.drained()
         self._let_be()
-        while self.engine.full and self._streams(load):
+        while self.engine.full and self._streams(transaction):
             self._wire.expect(self._block)
             self._wake.clear()
             await self._wake.wait()
