@@ -229,6 +229,22 @@ async def test_after_a_refused_chunk_no_more_of_it_is_sent_and_a_rset_follows(
         assert not any(command.endswith("LAST") for command in connection.commands[: verbs.index("RSET")])
 
 
+@pytest.mark.parametrize("chunk", [0, 3])
+@pytest.mark.parametrize("window", [1, 128 * 1024, 1024 * 1024])
+async def test_after_a_refused_chunk_the_next_recipients_get_the_whole_message(chunk: int, window: int) -> None:
+    """R22: what was left of one transaction's body is not the body of the next, though it is the same message."""
+    bench = a_bench(settings={"pipeline_window_size": window, "max_recipients": 1})
+    file = bench.files.default = LARGE * 2
+    chunks = [Answer("250 ok")] * chunk + [Answer("451 4.3.0 later")]
+    async with ScriptedServer(offering(Plan.CHUNKED, {"BDAT": chunks})) as server:
+        await bench.run(a_site(server.port), [a_delivery([ANN, BOB], file=file)])
+
+        outcomes = bench.reports.outcomes()
+        assert isinstance(outcomes[ANN], Deferred)
+        assert isinstance(outcomes[BOB], Delivered)
+        assert [message.content for message in server.taken] == [file]
+
+
 async def test_a_refused_message_in_a_window_costs_no_other() -> None:
     """R22: each flight begins afresh, by the RSET before it."""
     batch = deliveries(10)
