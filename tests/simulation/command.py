@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,13 +77,16 @@ def run_all(seeds: Iterator[int], *, messages: int | None, jobs: int, sqlite: bo
     totals = Totals()
     bursts = messages is not None
     one = partial(_one, bursts=bursts, sqlite=sqlite)
-    with multiprocessing.get_context("spawn").Pool(jobs, _ignore_interrupts) as pool, suppress(KeyboardInterrupt):
-        for done in pool.imap_unordered(one, seeds, chunksize=4):
-            before = totals.messages
-            totals.add(*done)
-            _report(totals, done[0], before, bursts=bursts, sqlite=sqlite)
-            if messages is not None and totals.messages >= messages:
-                break
+    with multiprocessing.get_context("spawn").Pool(jobs, _ignore_interrupts) as pool:
+        try:
+            for done in pool.imap_unordered(one, seeds, chunksize=4):
+                before = totals.messages
+                totals.add(*done)
+                _report(totals, done[0], before, bursts=bursts, sqlite=sqlite)
+                if messages is not None and totals.messages >= messages:
+                    break
+        except KeyboardInterrupt:
+            _ignore_interrupts()  # the pool ends in its own time
     return totals
 
 
