@@ -219,6 +219,7 @@ def test_a_log_on_the_full_disk_costs_its_lines_and_nothing_else(world: World, m
             small.free()
             world.send("last@example.test")
             wait_until(lambda: "event=log-lines-dropped lines=" in log.read_text(), "the count of what is missing")
+            wait_until(lambda: len(mx.taken) == MANY + 1, "the last of them")
             daemon.terminate()
             assert daemon.wait() == 0
 
