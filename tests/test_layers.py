@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.parsing import parsed
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "relayd"
 STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe")
@@ -70,7 +72,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 @cache
 def tree(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / module).read_text(encoding="utf-8"), filename=module)
+    return parsed(PACKAGE / module)
 
 
 def imports_of(module: str) -> Iterator[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.parsing import parsed
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 SECTION = "## Which test covers which fault"
@@ -34,7 +36,7 @@ def defined_in(file: str) -> frozenset[str]:
     path = ROOT / file
     if not path.is_file():
         return frozenset()
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    nodes = ast.walk(parsed(path))
     functions = (node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return frozenset(name for name in functions if name.startswith("test_"))
 
