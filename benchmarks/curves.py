@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from benchmarks.svg import BOTTOM, GRID, HEADING, HEIGHT, INK, LEFT, LIMIT, LINE, TOP, WIDTH, line
+from benchmarks.svg import BOTTOM, GRID, HEIGHT, INK, LEFT, LIMIT, LINE, TOP, WIDTH, line, page
 
-COLUMNS = 2
 RIGHT = 20
 COLOURS = (LINE, LIMIT, "#2f8f4e", "#8a5fb0")
 TICKS = 5
@@ -36,19 +35,8 @@ class Chart:
 
 
 def figure(heading: str, charts: Sequence[Chart]) -> str:
-    """Return a file of all charts, side by side in rows; their time is in minutes."""
-    rows = -(-len(charts) // COLUMNS)
-    width, height = WIDTH * min(COLUMNS, len(charts)), HEADING + HEIGHT * rows
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        f' font-family="sans-serif" font-size="11" fill="{INK}">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{width / 2:g}" y="22" text-anchor="middle" font-size="14">{escape(heading)}</text>',
-    ]
-    for place, chart in enumerate(charts):
-        left, top = place % COLUMNS * WIDTH, HEADING + place // COLUMNS * HEIGHT
-        parts += [f'<g transform="translate({left} {top})">', *_chart(chart), "</g>"]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    """Return a file of all charts; their time is in minutes."""
+    return page(heading, [_chart(chart) for chart in charts])
 
 
 def step(most: float) -> float:

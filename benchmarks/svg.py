@@ -6,7 +6,7 @@ Pure.  Colours are given with the figure, on a white ground, so that it reads th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -34,18 +34,23 @@ class Panel:
 
 
 def figure(heading: str, panels: Sequence[Panel]) -> str:
-    """Return a file of all panels, side by side in rows."""
-    rows = -(-len(panels) // COLUMNS)
-    width, height = WIDTH * min(COLUMNS, len(panels)), HEADING + HEIGHT * rows
+    """Return a file of all panels."""
+    return page(heading, [_panel(panel) for panel in panels])
+
+
+def page(heading: str, plots: Sequence[Iterable[str]]) -> str:
+    """Return a file of plots, each of the elements that draw it, side by side in rows."""
+    rows = -(-len(plots) // COLUMNS)
+    width, height = WIDTH * min(COLUMNS, len(plots)), HEADING + HEIGHT * rows
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         f' font-family="sans-serif" font-size="11" fill="{INK}">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{width / 2:g}" y="22" text-anchor="middle" font-size="14">{escape(heading)}</text>',
     ]
-    for place, panel in enumerate(panels):
+    for place, plot in enumerate(plots):
         left, top = place % COLUMNS * WIDTH, HEADING + place // COLUMNS * HEIGHT
-        parts += [f'<g transform="translate({left} {top})">', *_panel(panel), "</g>"]
+        parts += [f'<g transform="translate({left} {top})">', *plot, "</g>"]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -29,10 +29,10 @@ from relayd.spool import (
     examination,
     expiry,
     history,
+    leaps,
     leases,
     notices,
     operators,
-    presence,
     settling,
     sites,
     takeover,
@@ -221,9 +221,9 @@ class SqliteQueue:
             self._over((each.delivery.lease, each.delivery.id) for each in settlements)
 
     async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
-        to_come = await self._look(lambda db: presence.any_to_come(db, now, latest))
+        to_come = await self._look(lambda db: leaps.any_to_come(db, now, latest))
         if by or to_come:
-            await self._change(lambda db: presence.clock_was_set(db, by, now, latest))
+            await self._change(lambda db: leaps.clock_was_set(db, by, now, latest))
 
     async def next_due(self, now: datetime) -> datetime | None:
         return await self._look(lambda db: claims.next_due(db, now))
