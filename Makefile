@@ -93,7 +93,7 @@ fuzz: $(VENV)/dev
 
 # Take the newest versions that pyproject.toml allows into the lock files (docs/security.md, "Dependencies").
 UV       = $(VENV)/lock/bin/uv pip compile --quiet --universal --upgrade --generate-hashes --python-version 3.11 \
-           --no-annotate --custom-compile-command 'make lock' pyproject.toml
+           --no-annotate --no-strip-extras --custom-compile-command 'make lock' pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet 'uv>=0.9'
