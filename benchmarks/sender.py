@@ -21,7 +21,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.outcome import Delivered
 from relayd.mail.recipient import Recipient
-from relayd.mail.route import Host, Site, Target, TlsPolicy
+from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.ports import Bodies, Ports
 from relayd.relay.settings import RelaySettings
 from relayd.relayers import Relayers

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 from relayd.attempt.settings import RetrySettings
-from relayd.mail.route import AddressFamily, TlsPolicy
+from relayd.mail.route import AddressFamily
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.timeouts import Timeouts
 from relayd.route.settings import DnsSettings, RouteRule
 from relayd.schedule.settings import SiteLimits, SiteRule

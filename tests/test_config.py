@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from relayd.config import load, parse_size
 from relayd.mail.errors import ConfigError
-from relayd.mail.route import AddressFamily, Credentials, Host, TlsPolicy
+from relayd.mail.route import AddressFamily, Credentials, Host
+from relayd.mail.tls import TlsPolicy
 from relayd.sections import SECTIONS, Config
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-
-class TlsPolicy(Enum):
-    """What a connection demands of TLS (RFC 3207), weakest first."""
-
-    NONE = "none"  # never STARTTLS
-    OPPORTUNISTIC = "opportunistic"  # encrypt if it works, whoever the peer is; else clear text
-    REQUIRE = "require"  # encrypt, whoever the peer is; else defer
-    VERIFY = "verify"  # encrypt to a peer that proves its name; else defer
+from relayd.mail.tls import Demand, Sts, TlsPolicy
 
 
 class AddressFamily(Enum):
@@ -60,6 +53,7 @@ class Site:
     credentials: Credentials | None = None
     source_addresses: tuple[str, ...] = ()
     address_family: AddressFamily = AddressFamily.ANY
+    sts: Sts | None = None  # its key says so, too
     configured: bool = False  # by a [[route]]: exempt from the rules on loopback and private targets
 
 
@@ -69,6 +63,7 @@ class Target:
 
     host: Host
     address: str  # an IP address, as text
+    demand: Demand = field(default=Demand(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.host.name}[{self.address}]:{self.host.port}"

@@ -9,7 +9,8 @@ from datetime import datetime
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
-from relayd.mail.route import Site, Target, TlsPolicy
+from relayd.mail.route import Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.connection import Dialling, NewSocket, connect
 from relayd.relay.opening import Opened, Opening, opening

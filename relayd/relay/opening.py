@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import Site, TlsPolicy
+from relayd.mail.route import Site
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.auth import authentication
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.commands import STARTTLS, line

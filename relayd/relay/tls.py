@@ -14,7 +14,8 @@ from collections import OrderedDict
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from relayd.mail.route import Target, TlsPolicy
+from relayd.mail.route import Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.remembered import Remembered
 
 SESSION_AGE = timedelta(hours=1)  # RFC 8446 section 4.6.1 allows seven days; a revoked certificate should not last

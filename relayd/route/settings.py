@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 
-from relayd.mail.route import AddressFamily, Credentials, Host, TlsPolicy
+from relayd.mail.route import AddressFamily, Credentials, Host
+from relayd.mail.tls import TlsPolicy
 
 DNS_PORT = 53
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

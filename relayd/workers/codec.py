@@ -19,7 +19,8 @@ from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import AddressFamily, Credentials, Host, Site, Target, TlsPolicy
+from relayd.mail.route import AddressFamily, Credentials, Host, Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.relayer import Ended
 
 Packed: TypeAlias = tuple[Any, ...]

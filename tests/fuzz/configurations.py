@@ -13,7 +13,7 @@ from pathlib import Path
 from relayd.config import load
 from relayd.identity import Identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.route import TlsPolicy
+from relayd.mail.tls import TlsPolicy
 from relayd.settings import (
     manager_settings,
     relay_settings,

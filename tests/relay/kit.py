@@ -21,7 +21,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Failed, Outcome
 from relayd.mail.recipient import Recipient
-from relayd.mail.route import Host, Site, Target, TlsPolicy
+from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import whole
 from relayd.relay.engine import Engine

@@ -27,7 +27,8 @@ from typing import cast
 import pytest
 
 from relayd.mail.outcome import Deferred, Delivered
-from relayd.mail.route import Host, Site, Target, TlsPolicy
+from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.plans import Plan
 from relayd.relay.tls import TlsContexts
 from tests.relay.faults import EHLO

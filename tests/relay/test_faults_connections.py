@@ -13,7 +13,8 @@ import pytest
 
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import Site, Target, TlsPolicy
+from relayd.mail.route import Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.plans import Plan
 from tests.relay.faults import LARGE, a_bench, deferred, each_plan, marked, offering
 from tests.relay.kit import ANN, BOB, HELLO, QUICK, Bench, a_delivery, a_site, deliveries, silent_port, until

@@ -8,7 +8,8 @@ import pytest
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import Credentials, Site, TlsPolicy
+from relayd.mail.route import Credentials, Site
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.opening import Opened, opening
 from relayd.relay.saying import Encrypt, TlsFailed

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from relayd.mail.outcome import Deferred, Delivered, Failed, Scope
-from relayd.mail.route import TlsPolicy
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.plans import Plan
 from tests.relay.faults import EHLO, LARGE, a_bench, offering
 from tests.relay.kit import QUICK, a_delivery, a_site

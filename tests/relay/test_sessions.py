@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from relayd.mail.route import Host, Site, TlsPolicy
+from relayd.mail.route import Host, Site
+from relayd.mail.tls import TlsPolicy
 from relayd.relay import tls
 from tests.relay.kit import Bench, a_delivery, on, trusting
 from tests.relay.test_tls import EHLO

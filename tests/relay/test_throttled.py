@@ -10,7 +10,7 @@ import pytest
 from relayd.mail.outcome import Deferred, Delivered, Failed
 from relayd.mail.refusal import Refusal, refusal, stated_connections
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import TlsPolicy
+from relayd.mail.tls import TlsPolicy
 from relayd.relay.plans import Plan
 from tests.relay.faults import a_bench, each_plan, offering
 from tests.relay.kit import ANN, BOB, Bench, a_delivery, a_site, deliveries

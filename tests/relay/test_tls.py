@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from relayd.mail.outcome import Delivered
-from relayd.mail.route import Credentials, Host, Site, TlsPolicy
+from relayd.mail.route import Credentials, Host, Site
+from relayd.mail.tls import TlsPolicy
 from tests.relay.kit import HELLO, QUICK, Bench, a_delivery, a_site, deliveries, on, trusting
 from tests.support.smtp import Answer, Authority, ScriptedServer
 

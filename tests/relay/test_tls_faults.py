@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relayd.mail.route import TlsPolicy
+from relayd.mail.tls import TlsPolicy
 from tests.relay.kit import Bench, a_delivery, a_site, deliveries, on, trusting
 from tests.relay.test_tls import EHLO
 from tests.support.smtp import ScriptedServer

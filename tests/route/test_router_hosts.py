@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from relayd.mail.outcome import Deferred, Failed, Scope
-from relayd.mail.route import AddressFamily, Host, Site, Target, TlsPolicy
+from relayd.mail.route import AddressFamily, Host, Site, Target
+from relayd.mail.tls import TlsPolicy
 from relayd.route.settings import RouteRule
 from relayd.route.smart_host import parse_host
 from tests.route.world import SETTINGS, World, failed, key_of

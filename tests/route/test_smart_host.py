@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.mail.route import AddressFamily, Credentials, Host, TlsPolicy
+from relayd.mail.route import AddressFamily, Credentials, Host
+from relayd.mail.tls import TlsPolicy
 from relayd.route.settings import RouteRule, RouteSettings
 from relayd.route.smart_host import matching, parse_host, site_of
 

@@ -1,0 +1,68 @@
+"""What a connection to a host demands of TLS: the strictest of what is configured, DANE and MTA-STS.
+
+Pure.  In this order:
+
+    DANE says nothing trustworthy (bogus, no answer): this host is not to be used now (RFC 7672 section 2.1.2).
+    DANE has records: TLS, and one of them has to match.  MTA-STS is not asked then (RFC 8461 section 2).  Has it only
+        such that cannot be used: TLS at least.
+    MTA-STS, enforced: the host is one of the policy's, and proves its name by the web's authorities.
+    MTA-STS, in testing mode: that is tried, and reported; mail goes by the configured level if it fails.
+    The configured level is the least in any case.  Under VERIFY a record of DANE proves the name as well as an
+    authority does, unless the operator named the authorities (`ca_file`): then both have to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.reply import EnhancedStatus
+from relayd.mail.tls import Dane, Demand, Source, Sts, TlsPolicy
+
+NOT_ALLOWED = EnhancedStatus(4, 7, 5)  # RFC 3463 section 3.8: cryptographic failure; Postfix uses it for this, too
+BOGUS = EnhancedStatus(4, 7, 10)  # RFC 7672's registry entry is 7.10: encryption needed; nobody can say how
+
+
+@dataclass(frozen=True, slots=True)
+class NoDane:
+    """There is none: not asked for, no validating resolver, an insecure zone, or no records.  `why` in words."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenDane:
+    """Whether there are records cannot be said: bogus, refused, or no answer.  `why` in words."""
+
+    why: str
+
+
+DaneVerdict: TypeAlias = Dane | NoDane | BrokenDane
+
+
+def fold(
+    host: str, *, level: TlsPolicy, dane: DaneVerdict, sts: Sts | None = None, pinned: bool = False
+) -> Demand | Deferred:
+    """Return what a connection to `host` demands, or why it is not to be used, of scope HOST.
+
+    `level` is the configured one, `pinned` tells of authorities of the operator's own.
+    """
+    if isinstance(dane, BrokenDane):
+        return Deferred(scope=Scope.HOST, reason=f"DANE for {host}: {dane.why}", status=BOGUS)
+    encrypting = dane if isinstance(dane, Dane) else None
+    if encrypting is not None and encrypting.records:
+        if pinned and level is TlsPolicy.VERIFY:
+            return Demand(level=level, dane=encrypting)
+        return Demand(level=TlsPolicy.REQUIRE, source=Source.DANE, dane=encrypting)
+    if level is TlsPolicy.VERIFY:
+        return Demand(level=level, dane=encrypting)
+    if sts is not None and sts.enforce:
+        if host not in sts.hosts:
+            reason = f"MTA-STS: {host} is not a mail exchanger of the domain's policy"
+            return Deferred(scope=Scope.HOST, reason=reason, status=NOT_ALLOWED)
+        return Demand(level=TlsPolicy.VERIFY, source=Source.MTA_STS, dane=encrypting)
+    trial = sts is not None and host in sts.hosts
+    if encrypting is not None and level < TlsPolicy.REQUIRE:
+        return Demand(level=TlsPolicy.REQUIRE, source=Source.DANE, dane=encrypting, trial=trial)
+    return Demand(level=level, trial=trial)
