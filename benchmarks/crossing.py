@@ -24,6 +24,7 @@ from relayd.mail.message import Body, new_id
 from relayd.mail.outcome import Delivered
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.tls import Evidence, Proof
 from relayd.workers import codec, messages
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -113,7 +114,7 @@ def _attempt(delivery: Delivery) -> Attempt:
         outcomes={0: Delivered(reply)},
         ended=NOW,
         peer="mx.example.org[192.0.2.1]:25",
-        tls="1.3/verified",
+        tls=Evidence(version="1.3", cipher="TLS_AES_256_GCM_SHA384", proof=Proof.PKIX),
         seconds=0.25,
     )
 

@@ -111,7 +111,12 @@ class Sender:
         host = Host(name="sink.test", port=port, implicit_tls=tls)
         self._site = Site(key="bench", hosts=((host,),), tls=policy, configured=True)
         ports = Ports(
-            addresses=Book(), reports=self._reports, bodies=bodies, in_hand=Nobody(), withdrawn=lambda name: False
+            addresses=Book(),
+            reports=self._reports,
+            bodies=bodies,
+            in_hand=Nobody(),
+            sessions=lambda session: None,
+            withdrawn=lambda name: False,
         )
         self._relayers = Relayers(settings or RelaySettings(hostname="bench.example.org"), ports, _now)
 

@@ -118,7 +118,7 @@ def _log(accepted: Sequence[Submission], settlements: Sequence[Settlement]) -> N
         for submission in accepted:
             observer(Accepted(message=submission.message, file=submission.file))
         for each in settlements:
-            observer(Attempted(id=each.delivery.id, recipient=each.recipients[0], tls="", seconds=0.1, age=1.0))
+            observer(Attempted(id=each.delivery.id, recipient=each.recipients[0], tls=None, seconds=0.1, age=1.0))
 
 
 class _Nowhere:

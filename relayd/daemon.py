@@ -29,6 +29,7 @@ from relayd.control import listen
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
+from relayd.mail.tls import TlsSession
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
@@ -179,6 +180,7 @@ class Daemon:
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
+            sessions=self._tell_session,
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
         return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
@@ -191,6 +193,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self._attempts,
             addresses=self._router,
+            sessions=self._tell_session,
             bury=spool.queue.bury,
             premises=premises,
             clock=self._clock,
@@ -199,6 +202,9 @@ class Daemon:
         pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
         pool.start()
         return pool
+
+    def _tell_session(self, session: TlsSession) -> None:
+        """How TLS went on a connection."""
 
     async def _operator_changed_queue(self) -> None:
         """On return nothing that an operator withdrew will be started, here or in a worker."""

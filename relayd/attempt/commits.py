@@ -25,6 +25,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Attempted, Events, NotificationDropped, Trouble
 from relayd.mail.recipient import Status
 from relayd.mail.settlement import Settlement
+from relayd.mail.tls import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Report:
     settlement: Settlement
     durable: asyncio.Future[None]
     age: timedelta  # of the message, when the attempt ended
-    tls: str = ""
+    tls: Evidence | None = None
     seconds: float = 0.0
     altered: str = ""
 

@@ -25,6 +25,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, SiteBackedOff, SiteRecovered
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.settlement import Settlement
+from relayd.mail.tls import Evidence
 
 
 class AttemptManager:
@@ -252,7 +253,13 @@ class AttemptManager:
             self._health.failed(error)
 
     def _commit(
-        self, settlement: Settlement, ended: datetime, *, tls: str = "", seconds: float = 0.0, altered: str = ""
+        self,
+        settlement: Settlement,
+        ended: datetime,
+        *,
+        tls: Evidence | None = None,
+        seconds: float = 0.0,
+        altered: str = "",
     ) -> Awaitable[None]:
         durable = asyncio.get_running_loop().create_future()
         age = ended - settlement.delivery.arrived

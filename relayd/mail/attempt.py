@@ -8,25 +8,25 @@ from datetime import datetime
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Outcome
+from relayd.mail.tls import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One attempt at one delivery, settled.
 
-    `outcomes` has every recipient's number exactly once.  `peer` is `name[address]:port`, empty if no connection
-    was made; `tls` is empty for clear text, else version and what authenticated the peer (`1.3/encrypted`,
-    `1.3/verified`).  `relays_dsn` tells that the peer offered DSN and so took over the duty to notify of success
-    (RFC 3461 section 5.2.2); `relays_deadline`, that it offered DELIVERBY and was told of a deadline by BY (RFC 2852
-    section 4.1.4).  `altered` tells what was made of a content that cannot be sent as it is: `re-encoded`, or
-    `folded`.  `retry_at`: for Deferred outcomes of scope HOST, when the site is tried again.
+    `outcomes` has every recipient's number exactly once.  `peer` is `name[address]:port`, empty if no connection was
+    made; `tls` is None for clear text.  `relays_dsn` tells that the peer offered DSN and so took over the duty to
+    notify of success (RFC 3461 section 5.2.2); `relays_deadline`, that it offered DELIVERBY and was told of a deadline
+    by BY (RFC 2852 section 4.1.4).  `altered` tells what was made of a content that cannot be sent as it is:
+    `re-encoded`, or `folded`.  `retry_at`: for Deferred outcomes of scope HOST, when the site is tried again.
     """
 
     delivery: Delivery
     outcomes: Mapping[int, Outcome]
     ended: datetime
     peer: str = ""
-    tls: str = ""
+    tls: Evidence | None = None
     relays_dsn: bool = False
     relays_deadline: bool = False
     seconds: float = 0.0

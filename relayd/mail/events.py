@@ -14,6 +14,7 @@ from typing import TypeAlias
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Action
+from relayd.mail.tls import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Attempted:
 
     id: str
     recipient: Recipient
-    tls: str
+    tls: Evidence | None
     seconds: float
     age: float  # seconds since the message arrived
     altered: str = ""  # as in Attempt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from relayd.mail.tls import Demand, Sts, TlsPolicy
+from relayd.mail.tls import Demand, Sts, TlsPolicy, TlsSetup
 
 
 class AddressFamily(Enum):
@@ -44,7 +44,8 @@ class Site:
 
     `key` names it in the queue, the log and the command line, and is equal for equal sites across restarts: the
     hosts in order for mail exchangers, `route:NAME` for a smart-host route.  `hosts` are groups of equal preference,
-    best first; within a group the order is chosen anew for each connection (RFC 5321 section 5.1).
+    best first; within a group the order is chosen anew for each connection (RFC 5321 section 5.1).  Where what is
+    demanded of TLS is not what is configured for all, the key says so.
     """
 
     key: str
@@ -53,7 +54,8 @@ class Site:
     credentials: Credentials | None = None
     source_addresses: tuple[str, ...] = ()
     address_family: AddressFamily = AddressFamily.ANY
-    sts: Sts | None = None  # its key says so, too
+    sts: Sts | None = None
+    setup: TlsSetup = field(default=TlsSetup())
     configured: bool = False  # by a [[route]]: exempt from the rules on loopback and private targets
 
 

@@ -26,6 +26,29 @@ class TlsPolicy(Enum):
 _STRENGTH = {policy: strength for strength, policy in enumerate(TlsPolicy)}
 
 
+class TlsVersion(Enum):
+    """The least version that is spoken."""
+
+    TLS_1_0 = "1.0"  # with the old ciphers that it needs: better than clear text, for whom nothing else can be had
+    TLS_1_1 = "1.1"
+    TLS_1_2 = "1.2"  # RFC 8996
+    TLS_1_3 = "1.3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSetup:
+    """How we speak TLS to a site: files by absolute path, in PEM.
+
+    `ca_file`: the authorities to trust, empty for the system's.  `certificate_file` and `key_file`: what we show to a
+    server that asks, empty for nothing; the key may be in the same file.
+    """
+
+    minimum_version: TlsVersion = TlsVersion.TLS_1_2
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
 class Source(Enum):
     """Who asks for what a connection demands."""
 
@@ -43,6 +66,11 @@ class Tlsa:
     selector: int  # 0: the certificate, 1: its public key
     matching: int  # 0: as it is, 1: SHA-256, 2: SHA-512
     content: bytes
+
+    @property
+    def text(self) -> str:
+        """The record as a zone has it (RFC 6698 section 2.2)."""
+        return f"{self} {self.content.hex()}"
 
     def __str__(self) -> str:
         return f"{self.usage} {self.selector} {self.matching}"
@@ -84,6 +112,13 @@ class Demand:
     trial: bool = False
 
     @property
+    def reported(self) -> Source:
+        """Whose policy it is in a report (RFC 8460 section 4.4); CONFIGURED: nobody's."""
+        if self.dane is not None:
+            return Source.DANE
+        return Source.MTA_STS if self.trial else self.source
+
+    @property
     def enforced(self) -> bool:
         """Whether mail waits rather than going in clear text."""
         return self.level > TlsPolicy.OPPORTUNISTIC
@@ -108,7 +143,9 @@ class Evidence:
     matched: str = ""
 
     def __str__(self) -> str:
-        return f"{self.version}/{self.proof.value}"
+        """As the log has it: `1.3/verified`, `1.3/dane:3-1-1`."""
+        by = f":{self.matched.replace(' ', '-')}" if self.matched else ""
+        return f"{self.version}/{self.proof.value}{by}"
 
 
 class TlsResult(Enum):
@@ -132,8 +169,9 @@ class TlsResult(Enum):
 class TlsSession:
     """How TLS went on one connection, or why there was none, for the domains whose mail it was for.
 
-    `address` is the peer's, empty if none was connected to; `local` is ours; `detail` in words (RFC 8460's
-    failure-reason-code).  Told once for each connection, whatever is sent on it.
+    `source` is whose policy it was under, CONFIGURED: nobody's; `records` are DANE's, as a zone has them.  `address` is
+    the peer's, empty if none was connected to; `local` is ours; `detail` in words (RFC 8460's failure-reason-code).
+    Told once for each connection, whatever is sent on it.
     """
 
     domains: tuple[str, ...]
@@ -141,4 +179,6 @@ class TlsSession:
     address: str
     local: str
     result: TlsResult
+    source: Source = Source.CONFIGURED
+    records: tuple[str, ...] = ()
     detail: str = ""

@@ -28,7 +28,8 @@ from relayd.mail.route import Target
 from relayd.relay.greeting import await_greeting
 from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
-from relayd.relay.wire import LOST, PROTOCOL, ConnectionFailed, TlsHandshakeFailed, Wire
+from relayd.relay.tls import result_of
+from relayd.relay.wire import LOST, PROTOCOL, UNTRUSTED, ConnectionFailed, TlsHandshakeFailed, Wire
 
 NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
 
@@ -59,8 +60,9 @@ class Dialling:
     source_addresses: Sequence[str] = ()
 
 
-async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLContext | None = None) -> Wire:
-    """Connect to `target`, with TLS from the first octet if a context is given, and read the greeting.
+async def connect(target: Target, dialling: Dialling, *, name: str, implicit_tls: ssl.SSLContext | None = None) -> Wire:
+    """Connect to `target`, with TLS from the first octet if a context is given, and read the greeting.  `name` is what
+    the server is called in a handshake.
 
     Raises:
         TlsHandshakeFailed: it answered, but not so.
@@ -76,7 +78,7 @@ async def connect(target: Target, dialling: Dialling, *, implicit_tls: ssl.SSLCo
             sock.close()
             raise
     smtp = aiosmtplib.SMTP(
-        hostname=target.host.name,
+        hostname=name,
         local_hostname=dialling.hostname,
         sock=sock,
         use_tls=implicit_tls is not None,
@@ -165,7 +167,7 @@ async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts) -> None:
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
         cause = error.__cause__ or error
         if smtp.use_tls and isinstance(cause, ssl.SSLError):
-            raise TlsHandshakeFailed(f"TLS handshake: {cause}", status=EnhancedStatus(4, 7, 5)) from None
+            raise TlsHandshakeFailed(f"TLS handshake: {cause}", status=UNTRUSTED, result=result_of(cause)) from None
         raise ConnectionFailed(f"connection lost before the greeting: {cause}", status=LOST) from None
 
 

@@ -1,4 +1,4 @@
-"""Getting in: from an address to a server that waits for MAIL, under the site's TLS policy."""
+"""Getting in: from an address to a server that waits for MAIL, as the target's demand on TLS allows."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Evidence, TlsPolicy, TlsResult
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.connection import Dialling, NewSocket, connect
+from relayd.relay.handshake import Handshake
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
 from relayd.relay.saying import Encrypt, Patience, TlsFailed
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
-from relayd.relay.tls import TlsContexts, TlsMemory, described
-from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
+from relayd.relay.tls import TlsContexts, TlsMemory, proof_of
+from relayd.relay.wire import UNTRUSTED, ConnectionFailed, TlsHandshakeFailed, Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Established:
-    """A connection that is ready for MAIL.  `tls` as in `Attempt`."""
+    """A connection that is ready for MAIL; `evidence` None: in clear text."""
 
     wire: Wire
     capabilities: Capabilities
-    tls: str
+    evidence: Evidence | None
 
 
 class Entrance:
-    """One target.  `connects` counts the connections that were tried; `throttled` is the last reply that asked for
-    less."""
+    """One target.
+
+    `connects` counts the connections that were tried; `throttled` is the last reply that asked for less; `tls` is how
+    TLS went, and in words why not, None if it did not come to that; `local` is our own address, if known.
+    """
 
     def __init__(
         self,
@@ -50,7 +54,10 @@ class Entrance:
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
+        self.tls: tuple[TlsResult, str] | None = None
+        self.local = ""
         self._target = target
+        self._demand = target.demand
         self._site = site
         self._settings = settings
         self._contexts = contexts
@@ -68,54 +75,91 @@ class Entrance:
     async def enter(self) -> Established | Deferred | Failed:
         """Connect and open the conversation.
 
-        Where TLS fails and the policy allows clear text, once more on a new connection: what was half encrypted is
-        not to be trusted with either.  A password does not go over clear text, so for a route that has one clear text
-        is no way in, and a failed handshake nothing to remember.
+        Where TLS fails and clear text is allowed, once more on a new connection: what was half encrypted is not to be
+        trusted with either.  A password does not go over clear text, so for a route that has one clear text is no way
+        in, and a failed handshake nothing to remember.  A trial that fails goes on as if there were none, likewise.
         """
-        optional = (
-            self._site.tls is TlsPolicy.OPPORTUNISTIC
-            and self._site.credentials is None
-            and not self._target.host.implicit_tls
-        )
-        starttls = not (optional and self._memory.fails(self._target, self._clock()))
-        result = await self._try(starttls=starttls)
-        if isinstance(result, TlsFailed) and optional:
+        starttls = not (self._optional and self._memory.fails(self._target, self._clock()))
+        failed = self._memory.trial(self._target, self._clock()) if self._demand.trial else None
+        result = await self._try(starttls=starttls, trial=self._demand.trial and failed is None)
+        if isinstance(result, TlsFailed) and self._demand.trial and failed is None:
+            failed = result.result
+            self._memory.proved_nothing(self._target, failed, self._clock())
+            result = await self._try(starttls=starttls, trial=False)
+        if isinstance(result, TlsFailed) and self._optional:
+            failed = failed or result.result
             self._memory.failed(self._target, self._clock())
-            result = await self._try(starttls=False)
+            result = await self._try(starttls=False, trial=False)
+        self._conclude(result, failed)
         return result.outcome if isinstance(result, TlsFailed) else result
 
-    async def _try(self, *, starttls: bool) -> Established | Deferred | Failed | TlsFailed:
+    @property
+    def _optional(self) -> bool:
+        """Whether clear text will do."""
+        clear = self._demand.level is TlsPolicy.OPPORTUNISTIC
+        return clear and self._site.credentials is None and not self._target.host.implicit_tls
+
+    def _conclude(self, result: Established | Deferred | Failed | TlsFailed, failed: TlsResult | None) -> None:
+        """Note what is to be reported of TLS, if it was tried at all."""
+        if isinstance(result, TlsFailed):
+            self.tls = failed or result.result, str(result.outcome)
+        elif isinstance(result, Established) and self._demand.level is not TlsPolicy.NONE:
+            lacking = TlsResult.STARTTLS_NOT_SUPPORTED
+            self.tls = failed or (TlsResult.SUCCESS if result.evidence is not None else lacking), ""
+
+    async def _try(self, *, starttls: bool, trial: bool) -> Established | Deferred | Failed | TlsFailed:
         self.connects += 1
-        implicit = self._target.host.implicit_tls
-        context = self._contexts.of(self._site.tls) if implicit else None
+        proof = proof_of(self._demand, trial=trial)
         try:
-            wire = await connect(self._target, self._dialling, implicit_tls=context)
+            context = self._contexts.of(self._site.setup, proof)
+        except OSError as error:
+            return Deferred(scope=Scope.HOST, reason=f"our TLS cannot be set up: {error}", status=UNTRUSTED)
+        handshake = Handshake(context, self._demand, proof, self._target.host.name)
+        try:
+            wire = await self._connect(handshake)
+        except TlsHandshakeFailed as error:
+            context.forget(handshake.name)
+            return TlsFailed(error.outcome, error.result)
         except ConnectionFailed as error:
-            if isinstance(error, TlsHandshakeFailed):
-                self._contexts.of(self._site.tls).forget(self._target.host.name)
             self._heed(error.outcome.reply)
             return error.outcome
+        self.local = wire.local
         try:
-            talk = opening(self._settings.hostname, self._site, encrypted=implicit, starttls=starttls)
-            result = await self._talk(wire, talk)
+            talk = opening(
+                self._settings.hostname, self._site, self._demand, encrypted=wire.tls is not None, starttls=starttls
+            )
+            result = await self._talk(wire, talk, handshake)
         except BaseException:
             wire.reset()
             raise
         if isinstance(result, Opened):
-            tls = ""
             if wire.tls is not None:
-                tls = described(wire.tls.version(), self._site.tls)
-                self._contexts.of(self._site.tls).keep(wire.tls)
-            return Established(wire=wire, capabilities=result.capabilities, tls=tls)
-        if isinstance(result, TlsFailed):
-            self._contexts.of(self._site.tls).forget(self._target.host.name)
-        if isinstance(result, TlsFailed) or (result.reply is not None and result.reply.code == 421):
+                context.keep(wire.tls)
+            return Established(wire=wire, capabilities=result.capabilities, evidence=handshake.evidence)
+        self._leave(wire, result, handshake)
+        return result
+
+    async def _connect(self, handshake: Handshake) -> Wire:
+        if not self._target.host.implicit_tls:
+            return await connect(self._target, self._dialling, name=handshake.name)
+        wire = await connect(self._target, self._dialling, name=handshake.name, implicit_tls=handshake.context)
+        try:
+            handshake.done(wire.tls, self._clock())
+        except BaseException:
+            wire.reset()
+            raise
+        return wire
+
+    def _leave(self, wire: Wire, result: Deferred | Failed | TlsFailed, handshake: Handshake) -> None:
+        if isinstance(result, TlsFailed) and not result.clean:
+            handshake.context.forget(handshake.name)
+            wire.reset()
+        elif isinstance(result, Deferred | Failed) and result.reply is not None and result.reply.code == 421:
             wire.reset()
         else:
             self._partings.part(wire)
-        return result
 
-    async def _talk(self, wire: Wire, talk: Opening) -> Opened | Deferred | Failed | TlsFailed:
+    async def _talk(self, wire: Wire, talk: Opening, handshake: Handshake) -> Opened | Deferred | Failed | TlsFailed:
         """Do what the opening says, to its end; a connection that fails on the way is reset."""
         timeouts = self._settings.timeouts
         reply = Reply(220)
@@ -124,7 +168,8 @@ class Entrance:
             step = next(talk)
             while True:
                 if isinstance(step, Encrypt):
-                    await wire.start_tls(self._contexts.of(self._site.tls), self._target.host.name, timeouts.starttls)
+                    await wire.start_tls(handshake.context, handshake.name, timeouts.starttls)
+                    handshake.done(wire.tls, self._clock())
                 else:
                     starting = step.patience is Patience.STARTTLS
                     in_tls = in_tls or starting
@@ -137,7 +182,7 @@ class Entrance:
             return result
         except TlsHandshakeFailed as error:
             wire.reset()
-            return TlsFailed(error.outcome)
+            return TlsFailed(error.outcome, error.result)
         except ConnectionFailed as error:
             wire.reset()
             return TlsFailed(error.outcome) if in_tls else error.outcome

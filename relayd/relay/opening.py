@@ -7,8 +7,8 @@ cannot be used.  Rules: RFC 5321 sections 3.2 and 4.1.4 (HELO only if EHLO is re
 A mail exchanger that calls itself as we do is ourselves, by another address or through a tunnel: what it got would come
 back (RFC 5321 section 6.3).  A smart host may be called what it likes.
 
-Invariant: under REQUIRE and VERIFY it returns capabilities only on an encrypted connection; with credentials only
-after they were accepted.
+Invariant: where TLS is enforced it returns capabilities only on an encrypted connection; with credentials only after
+they were accepted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeAlias
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Site
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Demand, TlsPolicy, TlsResult
 from relayd.relay.auth import authentication
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.commands import STARTTLS, line
@@ -42,7 +42,7 @@ class Opened:
 Opening: TypeAlias = Generator[Talk, Reply, Opened | Deferred | Failed | TlsFailed]
 
 
-def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Opening:
+def opening(hostname: str, site: Site, demand: Demand, *, encrypted: bool, starttls: bool) -> Opening:
     """Open the conversation on a connection that has its greeting.
 
     `encrypted`: TLS is there from the first octet.  `starttls` False: not to be tried, since it failed before.
@@ -50,8 +50,8 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
     offered = yield from _hello(hostname, site)
     if isinstance(offered, Deferred | Failed):
         return offered
-    if not encrypted and site.tls is not TlsPolicy.NONE and starttls:
-        upgraded = yield from _upgrade(offered, site.tls)
+    if not encrypted and demand.level is not TlsPolicy.NONE and starttls:
+        upgraded = yield from _upgrade(offered, required=demand.enforced)
         if isinstance(upgraded, Deferred | TlsFailed):
             return upgraded
         if upgraded:
@@ -59,10 +59,10 @@ def opening(hostname: str, site: Site, *, encrypted: bool, starttls: bool) -> Op
             offered = yield from _hello(hostname, site)
             if isinstance(offered, Deferred | Failed):
                 return offered
-    if not encrypted and site.tls in (TlsPolicy.REQUIRE, TlsPolicy.VERIFY):
-        return Deferred(scope=Scope.HOST, reason="TLS is required, and there is none", status=_TLS_NEEDED)
+    if not encrypted and demand.enforced:
+        return _lacking(Deferred(scope=Scope.HOST, reason="TLS is required, and there is none", status=_TLS_NEEDED))
     if site.credentials is not None:
-        clear_allowed = site.configured and site.tls is TlsPolicy.NONE
+        clear_allowed = site.configured and demand.level is TlsPolicy.NONE
         failure = yield from authentication(
             offered.auth, site.credentials, encrypted=encrypted, clear_allowed=clear_allowed
         )
@@ -85,13 +85,12 @@ def _hello(hostname: str, site: Site) -> Generator[Talk, Reply, Capabilities | D
     return offered
 
 
-def _upgrade(offered: Capabilities, policy: TlsPolicy) -> Generator[Talk, Reply, Deferred | TlsFailed | bool]:
+def _upgrade(offered: Capabilities, *, required: bool) -> Generator[Talk, Reply, Deferred | TlsFailed | bool]:
     """Try STARTTLS; return whether the connection is encrypted now, or why it cannot be used."""
-    required = policy is not TlsPolicy.OPPORTUNISTIC
     if not offered.starttls:
         if required:
             reason = "TLS is required, and the server does not offer STARTTLS"
-            return Deferred(scope=Scope.HOST, reason=reason, status=_TLS_NEEDED)
+            return _lacking(Deferred(scope=Scope.HOST, reason=reason, status=_TLS_NEEDED))
         return False
     reply = yield Say(STARTTLS, "STARTTLS", Patience.STARTTLS)
     if reply.code == 220:
@@ -101,10 +100,15 @@ def _upgrade(offered: Capabilities, policy: TlsPolicy) -> Generator[Talk, Reply,
         return _refused(reply, "STARTTLS")
     if reply.permanent or reply.transient:
         if required:
-            return Deferred(reply, Scope.HOST, reason=f"TLS is required; STARTTLS: {reply}", status=_TLS_NEEDED)
+            reason = f"TLS is required; STARTTLS: {reply}"
+            return _lacking(Deferred(reply, Scope.HOST, reason=reason, status=_TLS_NEEDED))
         return False
     # Neither yes nor no: whether the server waits for a handshake now is anybody's guess.
     return TlsFailed(_refused(reply, "STARTTLS"))
+
+
+def _lacking(outcome: Deferred) -> TlsFailed:
+    return TlsFailed(outcome, TlsResult.STARTTLS_NOT_SUPPORTED, clean=True)
 
 
 def _refused(reply: Reply, command: str) -> Deferred:

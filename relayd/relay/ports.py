@@ -10,6 +10,7 @@ from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsSession
 
 
 class AddressBook(Protocol):
@@ -66,6 +67,7 @@ class InHand(Protocol):
         """Note that the octets that end this message are about to be written."""
 
 
+Sessions = Callable[[TlsSession], None]  # learns how TLS went, once for each connection; does not block
 Withdrawn = Callable[[str], bool]  # whether an operator has held or removed the message of this id meanwhile
 
 
@@ -77,4 +79,5 @@ class Ports:
     reports: Reports
     bodies: Bodies
     in_hand: InHand
+    sessions: Sessions
     withdrawn: Withdrawn

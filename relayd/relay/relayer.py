@@ -27,6 +27,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsSession
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER, NewSocket, tcp_socket
 from relayd.relay.engine import Engine
@@ -112,6 +113,7 @@ class Relayer:
         self._exchange: Exchange | None = None
         self._entrance: asyncio.Timeout | None = None
         self._reported: set[str] = set()
+        self._domains: tuple[str, ...] = ()  # whose mail this is
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
         """Send what can be sent; return when every report is durable.
@@ -121,6 +123,7 @@ class Relayer:
             Exception: our own trouble, likewise.  In both cases what was not reported is undone.
         """
         equipment = self._equipment
+        self._domains = tuple({one.address.domain for delivery in deliveries for one in delivery.recipients})
         stock = Stock(deliveries, equipment.ports.bodies, equipment.settings, equipment.recaster)
         secrecy = Secrecy(self._site.credentials)
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
@@ -239,6 +242,7 @@ class Relayer:
             self._entrance = None
             self._connects += entrance.connects
             self._throttled = entrance.throttled or self._throttled
+        self._tell_session(target, entrance)
         if isinstance(result, Deferred | Failed):
             self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._failure = more_telling(self._failure, result)
@@ -247,13 +251,31 @@ class Relayer:
         self._peer = str(target)
         return result
 
+    def _tell_session(self, target: Target, entrance: Entrance) -> None:
+        """Tell how TLS went, for reports: they are about mail exchangers."""
+        if entrance.tls is None or self._site.configured:
+            return
+        result, detail = entrance.tls
+        dane = target.demand.dane
+        session = TlsSession(
+            domains=self._domains,
+            host=target.host.name,
+            address=target.address,
+            local=entrance.local,
+            result=result,
+            source=target.demand.reported,
+            records=tuple(record.text for record in dane.records) if dane else (),
+            detail=detail,
+        )
+        self._equipment.ports.sessions(session)
+
     async def _converse(
         self, target: Target, established: Established, stock: Stock, reporter: Reporter, withdrawn: list[Load]
     ) -> Ending:
         """Send on an open connection."""
         equipment, offered = self._equipment, established.capabilities
         settings = equipment.settings
-        reporter.peer, reporter.tls = str(target), established.tls
+        reporter.peer, reporter.tls = str(target), established.evidence
         reporter.relays_dsn, reporter.relays_deadline = offered.dsn, offered.deliver_by
         self._bring_back(stock)
         stock.suit(offered)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from relayd.mail.attempt import Attempt
 from relayd.mail.outcome import Delivered
+from relayd.mail.tls import Evidence
 from relayd.relay.ports import Reports
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.transaction import Load
@@ -21,7 +22,7 @@ class Reporter:
 
     def __init__(self, reports: Reports, clock: Callable[[], datetime], limit: int, secrecy: Secrecy) -> None:
         self.peer = ""
-        self.tls = ""
+        self.tls: Evidence | None = None
         self.relays_dsn = False
         self.relays_deadline = False
         self.clock = clock

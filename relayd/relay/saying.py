@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred
+from relayd.mail.tls import TlsResult
 
 
 class Patience(Enum):
@@ -32,9 +33,12 @@ class Encrypt:
 
 @dataclass(frozen=True, slots=True)
 class TlsFailed:
-    """TLS did not come about, and the connection is not to be used in clear text any more."""
+    """TLS did not come about, and the connection is not to be used in clear text.  `clean`: it is in order otherwise;
+    `result` for reports."""
 
     outcome: Deferred
+    result: TlsResult = TlsResult.VALIDATION_FAILURE
+    clean: bool = False
 
 
 Talk: TypeAlias = Say | Encrypt

@@ -1,8 +1,8 @@
-"""TLS: the contexts for each policy, the sessions to resume, and the servers whose handshakes fail.
+"""TLS: the contexts, the sessions to resume, and the servers whose handshakes fail.
 
 A resumed session saves work on both sides, a round trip with TLS 1.2, and the check of the certificate.  So a session
-belongs to one context, which is one policy with its authorities, and to the name that the peer proved under it, or did
-not: what nobody authenticated is never resumed where a proof is demanded, nor one host's session for another.
+belongs to one context, which is one proof under one setup, and to the name that the peer proved so, or did not: what
+nobody authenticated is never resumed where a proof is demanded, nor one host's session for another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from relayd.mail.route import Target
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Demand, Evidence, Proof, TlsPolicy, TlsResult, TlsSetup, TlsVersion
 from relayd.relay.remembered import Remembered
 
 SESSION_AGE = timedelta(hours=1)  # RFC 8446 section 4.6.1 allows seven days; a revoked certificate should not last
@@ -26,14 +26,31 @@ MAX_SESSIONS = 1000  # of one context; each holds the peer's certificates
 ASKING_LEAKS = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
 MOST_ASKED = 3000  # by one context
 
+_VERSIONS = {
+    TlsVersion.TLS_1_0: ssl.TLSVersion.TLSv1,
+    TlsVersion.TLS_1_1: ssl.TLSVersion.TLSv1_1,
+    TlsVersion.TLS_1_2: ssl.TLSVersion.TLSv1_2,
+    TlsVersion.TLS_1_3: ssl.TLSVersion.TLSv1_3,
+}
+_FOR_OLD_VERSIONS = "DEFAULT:@SECLEVEL=0"  # OpenSSL 3 speaks no TLS before 1.2 above that level
+_RESULTS = {  # X509_V_ERR_...
+    9: TlsResult.CERTIFICATE_EXPIRED,  # not yet valid
+    10: TlsResult.CERTIFICATE_EXPIRED,
+    18: TlsResult.CERTIFICATE_NOT_TRUSTED,  # self-signed
+    19: TlsResult.CERTIFICATE_NOT_TRUSTED,
+    20: TlsResult.CERTIFICATE_NOT_TRUSTED,  # no issuer
+    21: TlsResult.CERTIFICATE_NOT_TRUSTED,
+    62: TlsResult.CERTIFICATE_HOST_MISMATCH,
+    64: TlsResult.CERTIFICATE_HOST_MISMATCH,  # an address
+}
+
 
 class ResumingContext(ssl.SSLContext):
     """A client's context that resumes sessions by host name: asyncio has no way to name one, but calls `wrap_bio`."""
 
     def __new__(cls) -> ResumingContext:
-        """TLS 1.2 is the least (RFC 8996)."""
+        """Nothing is set but what holds for all."""
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         return context
 
@@ -88,42 +105,93 @@ class ResumingContext(ssl.SSLContext):
 
 
 class TlsContexts:
-    """One context for whoever the peer is, one for a peer that proves its name.  Shared by all connections.
+    """One context for each proof under each setup, made when it is first needed.  Shared by all connections.
 
-    `ca_file` are the authorities to trust, in PEM; None: the system's.
+    `ca_file` are the authorities to trust, in PEM, where a setup names none; None: the system's.
     """
 
     def __init__(self, ca_file: Path | None = None) -> None:
-        self._anyone = ResumingContext()
-        self._anyone.check_hostname = False
-        self._anyone.verify_mode = ssl.CERT_NONE
-        self._proven = ResumingContext()
-        if ca_file is None:
-            self._proven.load_default_certs()
-        else:
-            self._proven.load_verify_locations(ca_file)
+        self._ca_file = ca_file
+        self._contexts: dict[tuple[TlsSetup, Proof], ResumingContext] = {}
 
-    def of(self, policy: TlsPolicy) -> ResumingContext:
-        """Return the context for `policy`."""
-        return self._proven if policy is TlsPolicy.VERIFY else self._anyone
+    def of(self, setup: TlsSetup, proof: Proof) -> ResumingContext:
+        """Return the context in which a peer has to prove so much; DANE's proof is looked at after the handshake.
+
+        Raises:
+            OSError: a file of the setup cannot be used (ssl.SSLError is one).
+        """
+        found = self._contexts.get((setup, proof))
+        if found is None:
+            found = self._contexts[setup, proof] = self._make(setup, proof)
+        return found
+
+    def _make(self, setup: TlsSetup, proof: Proof) -> ResumingContext:
+        context = ResumingContext()
+        context.minimum_version = _VERSIONS[setup.minimum_version]
+        if setup.minimum_version in (TlsVersion.TLS_1_0, TlsVersion.TLS_1_1):
+            context.set_ciphers(_FOR_OLD_VERSIONS)
+        if setup.certificate_file:
+            context.load_cert_chain(setup.certificate_file, setup.key_file or None, password=_no_password)
+        if proof is not Proof.PKIX:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif setup.ca_file or self._ca_file:
+            context.load_verify_locations(setup.ca_file or self._ca_file)
+        else:
+            context.load_default_certs()
+        return context
+
+
+def _no_password() -> str:
+    raise OSError("the key is encrypted, and there is nobody to type its password")
 
 
 class TlsMemory:
-    """The addresses where a handshake failed under the opportunistic policy: clear text at once, until an end."""
+    """The addresses where a handshake failed, or a peer did not prove what was tried: spared that, until an end."""
 
     def __init__(self, span: timedelta, limit: int = 10_000) -> None:
         self._failed = Remembered[Target](span, limit)
+        self._unproven = {result: Remembered[Target](span, limit) for result in TlsResult}
 
     def failed(self, target: Target, now: datetime) -> None:
-        """Remember `target`."""
+        """Remember that a handshake failed."""
         self._failed.add(target, now)
 
     def fails(self, target: Target, now: datetime) -> bool:
-        """Whether `target` is remembered."""
+        """Whether that is remembered."""
         return self._failed.has(target, now)
 
+    def proved_nothing(self, target: Target, result: TlsResult, now: datetime) -> None:
+        """Remember why a trial failed."""
+        for others in self._unproven.values():
+            others.discard(target)
+        self._unproven[result].add(target, now)
 
-def described(version: str | None, policy: TlsPolicy) -> str:
-    """Return an encrypted connection in words, as `1.3/verified`."""
-    authenticated = "verified" if policy is TlsPolicy.VERIFY else "encrypted"
-    return f"{(version or '?').removeprefix('TLSv')}/{authenticated}"
+    def trial(self, target: Target, now: datetime) -> TlsResult | None:
+        """Return why a trial failed, None if none is remembered."""
+        return next((result for result, those in self._unproven.items() if those.has(target, now)), None)
+
+
+def proof_of(demand: Demand, *, trial: bool) -> Proof:
+    """Return what is to be proven in a handshake."""
+    if demand.level is TlsPolicy.VERIFY or trial:
+        return Proof.PKIX
+    return Proof.DANE if demand.dane is not None and demand.dane.records else Proof.NOTHING
+
+
+def evidence_of(connection: ssl.SSLObject, proof: Proof, matched: str) -> Evidence:
+    """Return what an encrypted session has."""
+    cipher = connection.cipher()
+    return Evidence(
+        version=(connection.version() or "?").removeprefix("TLSv"),
+        cipher=cipher[0] if cipher else "?",
+        proof=proof,
+        matched=matched,
+    )
+
+
+def result_of(error: Exception) -> TlsResult:
+    """Return what a handshake that failed is in a report (RFC 8460 section 4.3)."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _RESULTS.get(error.verify_code, TlsResult.CERTIFICATE_NOT_TRUSTED)
+    return TlsResult.VALIDATION_FAILURE

@@ -25,12 +25,15 @@ from typing import Protocol
 from relayd.mail.errors import SessionError
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
+from relayd.mail.tls import TlsResult
 from relayd.relay.replies import ProtocolError, ReplyParser
 from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
+from relayd.relay.tls import result_of
 
 LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
 PROTOCOL = EnhancedStatus(4, 5, 0)
+UNTRUSTED = EnhancedStatus(4, 7, 5)  # RFC 3463 section 3.8: cryptographic failure
 _HEAVY = 16 * 1024  # octets; what is less leaves at once, or never
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -44,7 +47,13 @@ class ConnectionFailed(SessionError):
 
 
 class TlsHandshakeFailed(ConnectionFailed):
-    """The handshake failed or stalled."""
+    """The handshake failed or stalled, or the peer did not prove what was demanded; `result` for reports."""
+
+    def __init__(
+        self, reason: str, *, status: EnhancedStatus, result: TlsResult = TlsResult.VALIDATION_FAILURE
+    ) -> None:
+        super().__init__(reason, status=status)
+        self.result = result
 
 
 class Listener(Protocol):
@@ -111,6 +120,12 @@ class Wire(asyncio.Protocol):
         found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
         return found
 
+    @property
+    def local(self) -> str:
+        """Our address on this connection."""
+        name = self._transport.get_extra_info("sockname")
+        return str(name[0]) if name else ""
+
     # Before the first MAIL: one command at a time
 
     async def ask(self, octets: bytes, name: str, patience: timedelta) -> Reply:
@@ -146,7 +161,7 @@ class Wire(asyncio.Protocol):
             )
         except (OSError, ValueError) as error:
             reason = f"TLS handshake: {error or type(error).__name__}"
-            raise TlsHandshakeFailed(reason, status=EnhancedStatus(4, 7, 5)) from None
+            raise TlsHandshakeFailed(reason, status=UNTRUSTED, result=result_of(error)) from None
         if transport is None:  # uvloop, when the connection is lost at the last moment
             raise TlsHandshakeFailed("TLS handshake: connection lost", status=LOST)
         self._transport = transport

@@ -17,6 +17,7 @@ from relayd.route import mx, smart_host, targets
 from relayd.route.answers import Resolver
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
+from relayd.route.policy import NoDane, fold
 from relayd.route.settings import RouteSettings
 from relayd.route.targets import Sifted, TargetRules
 
@@ -68,6 +69,11 @@ class Router:
         Judged anew for every connection, because a name may lead elsewhere by now; the hosts of a configured route are
         exempt.  Deferred (4.4.3, 4.4.4) and Failed (5.4.6) have scope HOST: ask the next one.
         """
+        demand = fold(
+            host.name, level=site.tls, dane=NoDane("not asked"), sts=site.sts, pinned=bool(site.setup.ca_file)
+        )
+        if isinstance(demand, Deferred):
+            return demand
         rules = None if site.configured else self._rules(self._settings)
         if _is_address(host.name):
             judged = _judge_address(host.name, rules)
@@ -76,7 +82,7 @@ class Router:
         else:
             judged = (await self._judge([host.name], site.address_family, rules))[host.name]
         if judged.permitted:
-            return [Target(host=host, address=address) for address in judged.permitted]
+            return [Target(host=host, address=address, demand=demand) for address in judged.permitted]
         return _no_target(host, judged)
 
     async def _site(self, destination: str, found: Candidates, settings: RouteSettings) -> Site | Deferred | Failed:

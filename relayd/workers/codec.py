@@ -20,7 +20,20 @@ from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import AddressFamily, Credentials, Host, Site, Target
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import (
+    Dane,
+    Demand,
+    Evidence,
+    Proof,
+    Source,
+    Sts,
+    Tlsa,
+    TlsPolicy,
+    TlsResult,
+    TlsSession,
+    TlsSetup,
+    TlsVersion,
+)
 from relayd.relay.relayer import Ended
 
 Packed: TypeAlias = tuple[Any, ...]
@@ -29,6 +42,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATUS = {status.value: status for status in Status}
 _SCOPE = {scope.value: scope for scope in Scope}
+_PROOF = {proof.value: proof for proof in Proof}
 _FAILURE: dict[str, type[Deferred] | type[Failed]] = {"deferred": Deferred, "failed": Failed}
 
 
@@ -212,7 +226,7 @@ def pack_attempt(attempt: Attempt) -> Packed:
         {number: pack_outcome(outcome) for number, outcome in attempt.outcomes.items()},
         (attempt.ended - _EPOCH) // _MICROSECOND,
         attempt.peer,
-        attempt.tls,
+        _pack_evidence(attempt.tls),
         attempt.relays_dsn,
         attempt.relays_deadline,
         attempt.seconds,
@@ -229,13 +243,26 @@ def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
         outcomes={number: outcome_of(outcome) for number, outcome in outcomes.items()},
         ended=_EPOCH + timedelta(0, 0, ended),
         peer=peer,
-        tls=tls,
+        tls=_evidence_of(tls),
         relays_dsn=relays_dsn,
         relays_deadline=relays_deadline,
         seconds=seconds,
         altered=altered,
         retry_at=_time_of(retry_at),
     )
+
+
+def _pack_evidence(evidence: Evidence | None) -> Packed | None:
+    if evidence is None:
+        return None
+    return (evidence.version, evidence.cipher, evidence.proof.value, evidence.matched)
+
+
+def _evidence_of(packed: Packed | None) -> Evidence | None:
+    if packed is None:
+        return None
+    version, cipher, proof, matched = packed
+    return Evidence(version=version, cipher=cipher, proof=_PROOF[proof], matched=matched)
 
 
 def pack_ended(ended: Ended, numbers: Mapping[str, int]) -> Packed:
@@ -276,13 +303,15 @@ def pack_site(site: Site) -> Packed:
         (credentials.username, credentials.password) if credentials else None,
         site.source_addresses,
         site.address_family.value,
+        site.sts and (site.sts.enforce, tuple(site.sts.hosts)),
+        _pack_setup(site.setup),
         site.configured,
     )
 
 
 def site_of(packed: Packed) -> Site:
     """Undo `pack_site`."""
-    key, hosts, tls, credentials, source_addresses, address_family, configured = packed
+    key, hosts, tls, credentials, source_addresses, address_family, sts, setup, configured = packed
     return Site(
         key=key,
         hosts=tuple(tuple(host_of(host) for host in group) for group in hosts),
@@ -290,7 +319,20 @@ def site_of(packed: Packed) -> Site:
         credentials=Credentials(username=credentials[0], password=credentials[1]) if credentials else None,
         source_addresses=source_addresses,
         address_family=AddressFamily(address_family),
+        sts=Sts(enforce=sts[0], hosts=frozenset(sts[1])) if sts else None,
+        setup=_setup_of(setup),
         configured=configured,
+    )
+
+
+def _pack_setup(setup: TlsSetup) -> Packed:
+    return (setup.minimum_version.value, setup.ca_file, setup.certificate_file, setup.key_file)
+
+
+def _setup_of(packed: Packed) -> TlsSetup:
+    version, ca_file, certificate_file, key_file = packed
+    return TlsSetup(
+        minimum_version=TlsVersion(version), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file
     )
 
 
@@ -309,7 +351,7 @@ def pack_targets(found: Sequence[Target] | Deferred | Failed) -> Packed:
     """Pack what a look-up of addresses found."""
     if isinstance(found, Deferred | Failed):
         return (None, pack_outcome(found))
-    return ([(pack_host(target.host), target.address) for target in found], None)
+    return ([(pack_host(target.host), target.address, _pack_demand(target.demand)) for target in found], None)
 
 
 def targets_of(packed: Packed) -> list[Target] | Deferred | Failed:
@@ -317,4 +359,58 @@ def targets_of(packed: Packed) -> list[Target] | Deferred | Failed:
     found, failure = packed
     if failure is not None:
         return failure_of(failure)
-    return [Target(host=host_of(host), address=address) for host, address in found]
+    return [Target(host=host_of(host), address=address, demand=_demand_of(demand)) for host, address, demand in found]
+
+
+def pack_session(session: TlsSession) -> Packed:
+    """See the module."""
+    return (
+        session.domains,
+        session.host,
+        session.address,
+        session.local,
+        session.result.value,
+        session.source.value,
+        session.records,
+        session.detail,
+    )
+
+
+def session_of(packed: Packed) -> TlsSession:
+    """Undo `pack_session`."""
+    domains, host, address, local, result, source, records, detail = packed
+    return TlsSession(
+        domains=domains,
+        host=host,
+        address=address,
+        local=local,
+        result=TlsResult(result),
+        source=Source(source),
+        records=records,
+        detail=detail,
+    )
+
+
+def _pack_demand(demand: Demand) -> Packed:
+    dane = demand.dane
+    return (
+        demand.level.value,
+        demand.source.value,
+        dane and ([(one.usage, one.selector, one.matching, one.content) for one in dane.records], dane.names),
+        demand.trial,
+    )
+
+
+def _demand_of(packed: Packed) -> Demand:
+    level, source, dane, trial = packed
+    return Demand(level=TlsPolicy(level), source=Source(source), dane=dane and _dane_of(*dane), trial=trial)
+
+
+def _dane_of(records: Sequence[Packed], names: Sequence[str]) -> Dane:
+    return Dane(
+        records=tuple(
+            Tlsa(usage=usage, selector=selector, matching=matching, content=content)
+            for usage, selector, matching, content in records
+        ),
+        names=tuple(names),
+    )

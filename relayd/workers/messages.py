@@ -25,6 +25,7 @@ READY = "ready"
 UNABLE = "unable"  # why it cannot start
 SETTLED = "settled"  # report, run, place of the delivery in it, attempt
 LOOK_UP = "look up"  # question, host, site
+TLS = "tls"  # how TLS went on a connection
 ENDED = "ended"  # run, what it left
 RAISED = "raised"  # run, the exception; what was not settled is undone
 PONG = "pong"  # number, for how long each run has not stirred: what was sent before its PING is in force

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relayd.mail.events import Events
-from relayd.relay.ports import AddressBook, Reports
+from relayd.relay.ports import AddressBook, Reports, Sessions
 from relayd.spool.notes import Noted
 
 
@@ -52,6 +52,7 @@ class PoolPorts:
 
     reports: Reports
     addresses: AddressBook
+    sessions: Sessions
     bury: Bury
     premises: Premises
     clock: Callable[[], datetime]

@@ -58,6 +58,7 @@ class Process:
             messages.ENDED: self._ended,
             messages.RAISED: self._raised,
             messages.LOOK_UP: self._look_up,
+            messages.TLS: self._tls,
             messages.PONG: self._answered,
             messages.COMPLAINT: lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
         }
@@ -224,6 +225,9 @@ class Process:
         run = self.runs.pop(number)
         run.over.set_exception(RelayerFailed(what))
         run.over.exception()  # retrieved here: one that was cancelled does not ask
+
+    def _tls(self, session: codec.Packed) -> None:
+        self._ports.sessions(codec.session_of(session))
 
     def _look_up(self, question: int, host: codec.Packed, site: codec.Packed) -> None:
         task = asyncio.create_task(self._find(question, host, site))

@@ -15,6 +15,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
+from relayd.mail.tls import TlsSession
 from relayd.spool.notes import Claimed, Notes
 from relayd.workers import codec, messages
 from relayd.workers.channel import Channel
@@ -56,6 +57,10 @@ class Upstream:
         self._unrecorded.add(claimed)
         self._channel.send((messages.SETTLED, number, run, place, codec.pack_attempt(attempt)))
         return recorded
+
+    def session(self, session: TlsSession) -> None:
+        """See relayd/relay/ports.py."""
+        self._channel.send((messages.TLS, codec.pack_session(session)))
 
     async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
         """See relayd/relay/ports.py.

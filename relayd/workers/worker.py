@@ -109,6 +109,7 @@ class Worker:
             reports=upstream,
             bodies=BodiesPort(Bodies(setup.bodies)),
             in_hand=InHandPort(notes),
+            sessions=upstream.session,
             withdrawn=lambda message_id: message_id in upstream.withdrawn,
         )
         relayers = self._relayers = Relayers(setup.settings, ports, _now)

@@ -15,7 +15,10 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Attempted, Degraded, Event, NotificationDropped, Restored, Trouble
 from relayd.mail.outcome import Outcome
 from relayd.mail.settlement import Settlement
+from relayd.mail.tls import Evidence, Proof
 from tests.attempt.situations import NO_SUCH_USER, NOW, QUEUED, MemoryLedger, a_delivery, a_recipient, an_attempt, until
+
+VERIFIED = Evidence(version="1.3", cipher="TLS_AES_256_GCM_SHA384", proof=Proof.PKIX)
 
 QUICK = Bounds(offer_again=timedelta(milliseconds=2), offer_again_max=timedelta(milliseconds=10))
 
@@ -36,7 +39,7 @@ class Bench:
     def report(self, outcome: Outcome = QUEUED, settlement: Settlement | None = None) -> asyncio.Future[None]:
         durable = asyncio.get_running_loop().create_future()
         settlement = settlement or a_settlement(outcome)
-        self.commits.add(Report(settlement=settlement, durable=durable, age=timedelta(seconds=3), tls="1.3/verified"))
+        self.commits.add(Report(settlement=settlement, durable=durable, age=timedelta(seconds=3), tls=VERIFIED))
         return durable
 
     def told(self, kind: type[Event]) -> list[Event]:
@@ -102,7 +105,7 @@ async def test_each_recipient_of_an_attempt_is_told_once(bench: Bench) -> None:
     await bench.report(settlement=settlement)
 
     assert bench.events == [
-        Attempted(id=delivery.id, recipient=recipient, tls="1.3/verified", seconds=0.0, age=3.0)
+        Attempted(id=delivery.id, recipient=recipient, tls=VERIFIED, seconds=0.0, age=3.0)
         for recipient in settlement.recipients
     ]
     assert bench.owed == 1

@@ -31,6 +31,7 @@ from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.recipient import Status
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.settlement import Action
+from relayd.mail.tls import Evidence, Proof
 from tests.attempt.situations import (
     GREYLISTED,
     HOSTNAME,
@@ -48,6 +49,8 @@ from tests.attempt.situations import (
     an_attempt,
     until,
 )
+
+VERIFIED = Evidence(version="1.3", cipher="TLS_AES_256_GCM_SHA384", proof=Proof.PKIX)
 
 SITE = "mx1.example.net:25"
 QUICK = Bounds(offer_again=timedelta(milliseconds=2), offer_again_max=timedelta(milliseconds=10), sweep=2)
@@ -98,12 +101,12 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def test_a_report_resolves_when_it_is_durable(bench: Bench) -> None:
-    await bench.manager.report(an_attempt(a_delivery(), QUEUED, tls="1.3/encrypted", seconds=0.5))
+    await bench.manager.report(an_attempt(a_delivery(), QUEUED, tls=VERIFIED, seconds=0.5))
 
     assert bench.ledger.settled[0].recipients[0].status is Status.DELIVERED
     (event,) = bench.told(Attempted)
     assert isinstance(event, Attempted)
-    assert (event.tls, event.seconds, event.age) == ("1.3/encrypted", 0.5, 0.0)
+    assert (event.tls, event.seconds, event.age) == (VERIFIED, 0.5, 0.0)
 
 
 async def test_a_refused_recipient_comes_back_as_one_bounce(bench: Bench) -> None:

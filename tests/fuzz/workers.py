@@ -87,6 +87,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self,
             addresses=self,
+            sessions=lambda session: None,
             bury=self.bury,
             premises=premises,
             clock=lambda: datetime.now(UTC),

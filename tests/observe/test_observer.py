@@ -34,6 +34,7 @@ from relayd.mail.events import (
 from relayd.mail.message import Body, Message
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
+from relayd.mail.tls import Evidence, Proof
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import Style, make_log
 from relayd.observe.observer import Observer
@@ -51,7 +52,13 @@ ANN = Recipient(
     peer="mx1.example.org[192.0.2.1]:25",
     attempted=NOW,
 )
-ATTEMPTED = Attempted(id="01J8ZK", recipient=ANN, tls="1.3/verified", seconds=0.25, age=61.0)
+ATTEMPTED = Attempted(
+    id="01J8ZK",
+    recipient=ANN,
+    tls=Evidence(version="1.3", cipher="TLS_AES_256_GCM_SHA384", proof=Proof.PKIX),
+    seconds=0.25,
+    age=61.0,
+)
 MESSAGE = Message(
     id="01J8ZK",
     envelope=Envelope(reverse_path=None, recipients=(ANN,)),
@@ -64,13 +71,13 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
         ATTEMPTED,
         "<6>q=01J8ZK r=ann@example.org status=deferred dsn=4.2.0 n=2 host=mx1.example.org addr=[192.0.2.1]:25 "
-        'tls=1.3/verified took=0.250s age=61.000s next=540s reply="450 4.2.0 greylisted"',
+        'tls=1.3/verified cipher=TLS_AES_256_GCM_SHA384 took=0.250s age=61.000s next=540s reply="450 4.2.0 greylisted"',
         {Counted.ATTEMPTS: 1, Counted.DEFERRED: 1},
     ),
     (
         replace(ATTEMPTED, altered="re-encoded"),
         "<6>q=01J8ZK r=ann@example.org status=deferred dsn=4.2.0 n=2 host=mx1.example.org addr=[192.0.2.1]:25 "
-        'tls=1.3/verified took=0.250s age=61.000s altered=re-encoded next=540s reply="450 4.2.0 greylisted"',
+        'tls=1.3/verified cipher=TLS_AES_256_GCM_SHA384 took=0.250s age=61.000s altered=re-encoded next=540s reply="450 4.2.0 greylisted"',
         {Counted.ATTEMPTS: 1, Counted.DEFERRED: 1},
     ),
     (
@@ -171,7 +178,7 @@ def test_a_final_outcome_has_no_next_attempt(status: Status, level: str, counted
 
 
 def test_without_a_connection_there_is_no_host() -> None:
-    (line,), _ = observed(replace(ATTEMPTED, tls="", recipient=replace(ANN, peer="", possible_duplicate=True)))
+    (line,), _ = observed(replace(ATTEMPTED, tls=None, recipient=replace(ANN, peer="", possible_duplicate=True)))
 
     assert " host=" not in line
     assert " addr=" not in line

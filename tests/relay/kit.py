@@ -22,7 +22,7 @@ from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Failed, Outcome
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Host, Site, Target
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Demand, TlsPolicy, TlsSession
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import whole
 from relayd.relay.engine import Engine
@@ -187,12 +187,14 @@ class Book:
 
     known: dict[str, list[str] | Deferred | Failed] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    demand: Demand | None = None  # the site's level alone, unless given
 
     async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
         self.asked.append(host.name)
         found = self.known.get(host.name, ["127.0.0.1"])
         if isinstance(found, list):
-            return [Target(host=host, address=address) for address in found]
+            demand = self.demand or Demand(level=site.tls)
+            return [Target(host=host, address=address, demand=demand) for address in found]
         return found
 
 
@@ -210,6 +212,7 @@ class Bench:
         self.files = Files()
         self.endings = Endings()
         self.book = Book()
+        self.sessions: list[TlsSession] = []
         self.withdrawn: set[str] = set()
         self.now = NOW
         self.clock: Callable[[], datetime] = lambda: self.now
@@ -233,6 +236,7 @@ class Bench:
                 reports=self.reports,
                 bodies=self.files,
                 in_hand=self.endings,
+                sessions=self.sessions.append,
                 withdrawn=lambda name: name in self.withdrawn,
             ),
             hosts=self.hosts,

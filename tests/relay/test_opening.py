@@ -9,7 +9,7 @@ import pytest
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Credentials, Site
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Demand, TlsPolicy, TlsResult
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.opening import Opened, opening
 from relayd.relay.saying import Encrypt, TlsFailed
@@ -26,7 +26,7 @@ def talk(
     """Play an opening; return what was said (`TLS` for the handshake) and how it ended, None if it did not."""
     said: list[str] = []
     left = [parsed(reply) for reply in replies]
-    steps = opening("relay.example.org", site, encrypted=encrypted, starttls=starttls)
+    steps = opening("relay.example.org", site, Demand(level=site.tls), encrypted=encrypted, starttls=starttls)
     try:
         step = next(steps)
         while True:
@@ -122,13 +122,16 @@ def test_a_reply_to_starttls_that_is_neither_yes_nor_no_spoils_the_connection(po
 )
 def test_where_tls_is_required_there_is_no_other_way_in(policy: TlsPolicy, replies: list[str]) -> None:
     result = talk(site(policy), *replies)[1]
+    if isinstance(result, TlsFailed):
+        assert result.result is TlsResult.STARTTLS_NOT_SUPPORTED
+        result = result.outcome
     assert isinstance(result, Deferred)
     assert result.scope is Scope.HOST
 
 
 def test_what_failed_before_is_not_tried_again_and_never_lets_a_required_policy_through() -> None:
     assert talk(site(TlsPolicy.OPPORTUNISTIC), WITH_TLS, starttls=False)[0] == [EHLO]
-    assert isinstance(talk(site(TlsPolicy.REQUIRE), WITH_TLS, starttls=False)[1], Deferred)
+    assert isinstance(talk(site(TlsPolicy.REQUIRE), WITH_TLS, starttls=False)[1], TlsFailed)
 
 
 def b64(text: str) -> str:

@@ -50,7 +50,7 @@ async def test_what_is_reported_tells_where_and_how() -> None:
         await bench.run(a_site(server.port), [a_delivery()])
         attempt = bench.reports.of("M1")
         assert attempt.peer == f"mx1.test[127.0.0.1]:{server.port}"
-        assert (attempt.tls, attempt.relays_dsn, attempt.ended) == ("", True, bench.now)
+        assert (attempt.tls, attempt.relays_dsn, attempt.ended) == (None, True, bench.now)
         assert bench.reports.outcomes() == {ANN: Delivered(Reply(250, "queued", EnhancedStatus(2, 0, 0)))}
 
 

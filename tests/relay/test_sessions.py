@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from relayd.mail.route import Host, Site
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import Proof, TlsPolicy, TlsSetup
 from relayd.relay import tls
 from tests.relay.kit import Bench, a_delivery, on, trusting
 from tests.relay.test_tls import EHLO
@@ -98,7 +98,7 @@ async def test_an_impostor_cannot_use_the_session_of_the_host_it_stands_in_for(
         assert ended.failure is not None
         assert "certificate" in str(ended.failure)
         assert impostor.taken == []
-        assert bench.contexts.of(TlsPolicy.VERIFY)._find("mx1.test") is None
+        assert bench.contexts.of(TlsSetup(), Proof.PKIX)._find("mx1.test") is None
 
 
 async def test_a_session_is_forgotten_in_the_end(

@@ -58,7 +58,7 @@ def test_mail_goes_through_whatever_the_transport(
             encrypted = implicit or policy is not TlsPolicy.NONE
             assert server.connections[0].encrypted is encrypted
             proven = "verified" if policy is TlsPolicy.VERIFY else "encrypted"
-            assert bench.reports.of("M0").tls == (f"1.3/{proven}" if encrypted else "")
+            assert str(bench.reports.of("M0").tls or "") == (f"1.3/{proven}" if encrypted else "")
 
     on(loop, story())
 

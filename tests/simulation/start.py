@@ -191,6 +191,7 @@ class Start:
             reports=attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=_Counted(spool.notes, self._world.facts),
+            sessions=lambda session: None,
             withdrawn=lambda message_id: self.manager is not None and self.manager.withdrawn(message_id),
         )
         return Relayers(

@@ -63,6 +63,7 @@ class Yard:
         self.ports = PoolPorts(
             reports=self.reports,
             addresses=self.book,
+            sessions=lambda session: None,
             bury=self.graves,
             premises=premises,
             clock=lambda: NOW,
