@@ -12,24 +12,36 @@ import ipaddress
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from relayd import tls_files
 from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import Credentials
-from relayd.password import read_password
-from relayd.route.settings import RouteRule
+from relayd.mail.tls import TlsPolicy, TlsSetup
+from relayd.password import check_secret, read_password
+from relayd.route.settings import RouteRule, TlsRule
 from relayd.route.smart_host import parse_host
 from relayd.schedule.rate import Rate
 from relayd.schedule.settings import SiteLimits, SiteRule
-from relayd.sections import SECTIONS, Config, Octets, RelaySection, RouteSection, SiteSection, listed
+from relayd.sections import (
+    SECTIONS,
+    Config,
+    Octets,
+    RelaySection,
+    RouteSection,
+    SiteSection,
+    TlsDomainSection,
+    TlsSection,
+    listed,
+)
 
 T = TypeVar("T")
 
@@ -67,11 +79,13 @@ class _Reader:
         self._path = path
         self._lines = text.splitlines()
         self._spool = path.parent
+        self._setup = TlsSetup()
 
     def read(self, tables: dict[str, Any]) -> Config:
         for name in tables:
             if name not in (known := [*SECTIONS, "aliases", "route", "site"]):
                 self._mistake(name, "no such section" + _suggestion(name, known))
+        domains = tables["tls"].pop("domain", []) if isinstance(tables.get("tls"), dict) else []
         sections: dict[str, Any] = {
             name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
         }
@@ -80,9 +94,12 @@ class _Reader:
         self._spool = (self._path.parent / relay.spool).resolve()
         if self._spool == Path("/"):
             self._mistake("relay.spool", "the root directory cannot be a spool")
+        self._setup = self._tls_setup(sections["tls"], "tls")
         return Config(
             path=self._path,
             spool=self._spool,
+            tls_setup=self._setup,
+            tls_rules=tuple(self._tls_rules(domains, sections["tls"].policy)),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
             site_limits=self._site_limits(relay),
@@ -197,9 +214,65 @@ class _Reader:
             hosts=tuple(parse_host(host) for host in section.hosts),
             credentials=self._credentials(section, where),
             tls=section.tls,
+            setup=self._tls_setup(section, where),
             source_addresses=listed(section.source_address) or None,
             address_family=section.address_family,
         )
+
+    # TLS
+
+    def _tls_rules(self, tables: Any, policy: TlsPolicy) -> Iterator[TlsRule]:
+        if not isinstance(tables, list):
+            self._mistake("tls.domain", "is written [[tls.domain]], with double brackets")
+            return
+        for number, table in enumerate(tables, 1):
+            where = f"tls.domain {number}"
+            section = self._section(TlsDomainSection, table, where)
+            if section is None:
+                continue
+            try:
+                patterns = tuple(parse_pattern(pattern) for pattern in section.match)
+                yield TlsRule(match=patterns, level=section.policy or policy, setup=self._tls_setup(section, where))
+            except ValueError as error:
+                self._mistake(f"{where}.match", str(error))
+
+    def _tls_setup(self, section: TlsSection | TlsDomainSection | RouteSection, where: str) -> TlsSetup:
+        """Return how TLS is spoken; what a section leaves out is as in [tls]."""
+        ca_file = self._pem(section.ca_file, f"{where}.ca_file", tls_files.check_authorities)
+        certificate = key = ""
+        if isinstance(section, RouteSection):
+            certificate, key = self._client_certificate(section, where)
+        return TlsSetup(
+            minimum_version=section.minimum_version or self._setup.minimum_version,
+            ca_file=ca_file or self._setup.ca_file,
+            certificate_file=certificate,
+            key_file=key,
+        )
+
+    def _client_certificate(self, section: RouteSection, where: str) -> tuple[str, str]:
+        if section.key_file and not section.certificate_file:
+            self._mistake(f"{where}.key_file", "is of no use without a certificate_file")
+        if not section.certificate_file:
+            return "", ""
+        certificate = self._path.parent / section.certificate_file
+        key = self._path.parent / section.key_file if section.key_file else certificate
+        named = f"{where}.key_file" if section.key_file else f"{where}.certificate_file"
+        try:
+            check_secret(key, self._spool)
+            tls_files.check_certificate(certificate, key)
+        except (OSError, ValueError) as error:
+            self._mistake(named, str(error))
+        return str(certificate), str(key)
+
+    def _pem(self, name: str, key: str, check: Callable[[Path], None]) -> str:
+        if not name:
+            return ""
+        path = self._path.parent / name
+        try:
+            check(path)
+        except (OSError, ValueError) as error:
+            self._mistake(key, str(error))
+        return str(path)
 
     def _credentials(self, section: RouteSection, where: str) -> Credentials | None:
         if not (section.username or section.password_file):
@@ -258,19 +331,29 @@ class _Reader:
         self.mistakes.append(f"{self._path}{f':{line}' if line else ''}: {key}: {sentence}")
 
     def _line_of(self, key: str) -> int | None:
-        """Return the line where `key`, as `section.name` or `route 2.name`, stands; the section's if it has none."""
-        section, _, name = key.partition(".")
-        kind, _, number = section.partition(" ")
+        """Return the line where `key`, as `section.name`, `route 2.name` or `tls.domain 2.name`, stands; the section's
+        if it has none."""
+        kind, number, name = _parts(key)
         heading = re.compile(rf"\s*\[+\s*{re.escape(kind)}\s*\]+")
         count, found = 0, None
         for at, line in enumerate(self._lines, 1):
             if re.match(r"\s*\[", line) and "=" not in line.partition("#")[0]:
                 count += bool(heading.match(line))
-                inside = bool(heading.match(line)) and count == int(number or 1)
+                inside = bool(heading.match(line)) and count == number
                 found = at if inside else found
             elif found and name and inside and re.match(rf"""\s*["']?{re.escape(name)}["']?\s*=""", line):
                 return at
         return found
+
+
+def _parts(key: str) -> tuple[str, int, str]:
+    """Return the section that a key is in, which of those it is, and its name there."""
+    kind, space, rest = key.partition(" ")
+    if space:
+        number, _, name = rest.partition(".")
+        return kind, int(number), name
+    kind, _, name = key.partition(".")
+    return (key, 1, "") if key == "tls.domain" else (kind, 1, name)
 
 
 def _from_words(hint: Any, value: Any) -> Any:

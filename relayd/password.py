@@ -29,6 +29,20 @@ def read_password(path: Path, spool: Path) -> str:
     return password
 
 
+def check_secret(path: Path, spool: Path) -> None:
+    """See that a file with a secret is for relayd to read alone.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it should not be used; in words.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check(os.fstat(descriptor), path, spool)
+    finally:
+        os.close(descriptor)
+
+
 def _check(status: os.stat_result, path: Path, spool: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is not a regular file")

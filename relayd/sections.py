@@ -13,9 +13,9 @@ from typing import Annotated
 
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.route import AddressFamily
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import TlsPolicy, TlsSetup, TlsVersion
 from relayd.relay.timeouts import Timeouts
-from relayd.route.settings import DnsSettings, RouteRule
+from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
 
 Octets = Annotated[int, "octets"]
@@ -56,6 +56,18 @@ class TlsSection:
     """[tls]"""
 
     policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    minimum_version: TlsVersion = TlsVersion.TLS_1_2
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsDomainSection:
+    """One [[tls.domain]]"""
+
+    match: tuple[str, ...]
+    policy: TlsPolicy | None = None
+    minimum_version: TlsVersion | None = None
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +80,10 @@ class RouteSection:
     username: str = ""
     password_file: str = ""
     tls: TlsPolicy | None = None
+    minimum_version: TlsVersion | None = None
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
     source_address: str | tuple[str, ...] = ""
     address_family: AddressFamily | None = None
 
@@ -94,6 +110,8 @@ class Config:
     retry: RetrySettings = field(default_factory=RetrySettings)
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSection = field(default_factory=TlsSection)
+    tls_setup: TlsSetup = field(default_factory=TlsSetup)
+    tls_rules: tuple[TlsRule, ...] = ()
     timeouts: Timeouts = field(default_factory=Timeouts)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()

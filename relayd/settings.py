@@ -20,6 +20,8 @@ def route_settings(config: Config, identity: Identity) -> RouteSettings:
         hostname=identity.hostname,
         port=relay.port,
         tls=config.tls.policy,
+        tls_setup=config.tls_setup,
+        tls_rules=config.tls_rules,
         allow_loopback=relay.allow_loopback,
         allow_private=relay.allow_private,
         source_addresses=config.source_addresses,

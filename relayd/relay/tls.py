@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 import sys
 import time
+import warnings
 from collections import OrderedDict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -127,7 +128,8 @@ class TlsContexts:
 
     def _make(self, setup: TlsSetup, proof: Proof) -> ResumingContext:
         context = ResumingContext()
-        context.minimum_version = _VERSIONS[setup.minimum_version]
+        with warnings.catch_warnings(action="ignore"):  # of the old versions: who asks for one knows
+            context.minimum_version = _VERSIONS[setup.minimum_version]
         if setup.minimum_version in (TlsVersion.TLS_1_0, TlsVersion.TLS_1_1):
             context.set_ciphers(_FOR_OLD_VERSIONS)
         if setup.certificate_file:
@@ -182,8 +184,9 @@ def proof_of(demand: Demand, *, trial: bool) -> Proof:
 def evidence_of(connection: ssl.SSLObject, proof: Proof, matched: str) -> Evidence:
     """Return what an encrypted session has."""
     cipher = connection.cipher()
+    version = (connection.version() or "?").removeprefix("TLSv")
     return Evidence(
-        version=(connection.version() or "?").removeprefix("TLSv"),
+        version="1.0" if version == "1" else version,
         cipher=cipher[0] if cipher else "?",
         proof=proof,
         matched=matched,

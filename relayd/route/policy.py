@@ -13,12 +13,15 @@ Pure.  In this order:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.pattern import matches
 from relayd.mail.reply import EnhancedStatus
-from relayd.mail.tls import Dane, Demand, Source, Sts, TlsPolicy
+from relayd.mail.tls import Dane, Demand, Source, Sts, TlsPolicy, TlsSetup
+from relayd.route.settings import RouteSettings
 
 NOT_ALLOWED = EnhancedStatus(4, 7, 5)  # RFC 3463 section 3.8: cryptographic failure; Postfix uses it for this, too
 BOGUS = EnhancedStatus(4, 7, 10)  # RFC 7672's registry entry is 7.10: encryption needed; nobody can say how
@@ -41,6 +44,22 @@ class BrokenDane:
 DaneVerdict: TypeAlias = Dane | NoDane | BrokenDane
 
 
+def configured(destination: str, settings: RouteSettings) -> tuple[TlsPolicy, TlsSetup]:
+    """Return what the operator demands of the mail exchangers of `destination`: the first rule that matches says."""
+    for rule in settings.tls_rules:
+        if any(matches(pattern, destination) for pattern in rule.match):
+            return rule.level, rule.setup
+    return settings.tls, settings.tls_setup
+
+
+def label(level: TlsPolicy, setup: TlsSetup, settings: RouteSettings) -> str:
+    """Return what a site's key has behind its hosts where this is not what is configured for all: `#verify`, and a
+    digest of a setup of its own.  Domains with the same exchangers and other demands must not share connections."""
+    if setup != settings.tls_setup:
+        return f"#{level.value}+{hashlib.sha256(repr(setup).encode()).hexdigest()[:8]}"
+    return f"#{level.value}" if level is not settings.tls else ""
+
+
 def fold(
     host: str, *, level: TlsPolicy, dane: DaneVerdict, sts: Sts | None = None, pinned: bool = False
 ) -> Demand | Deferred:
@@ -55,12 +74,13 @@ def fold(
         if pinned and level is TlsPolicy.VERIFY:
             return Demand(level=level, dane=encrypting)
         return Demand(level=TlsPolicy.REQUIRE, source=Source.DANE, dane=encrypting)
+    enforced = sts is not None and sts.enforce
+    if sts is not None and enforced and host not in sts.hosts:
+        reason = f"MTA-STS: {host} is not a mail exchanger of the domain's policy"
+        return Deferred(scope=Scope.HOST, reason=reason, status=NOT_ALLOWED)
     if level is TlsPolicy.VERIFY:
         return Demand(level=level, dane=encrypting)
-    if sts is not None and sts.enforce:
-        if host not in sts.hosts:
-            reason = f"MTA-STS: {host} is not a mail exchanger of the domain's policy"
-            return Deferred(scope=Scope.HOST, reason=reason, status=NOT_ALLOWED)
+    if enforced:
         return Demand(level=TlsPolicy.VERIFY, source=Source.MTA_STS, dane=encrypting)
     trial = sts is not None and host in sts.hosts
     if encrypting is not None and level < TlsPolicy.REQUIRE:

@@ -17,7 +17,7 @@ from relayd.route import mx, smart_host, targets
 from relayd.route.answers import Resolver
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
-from relayd.route.policy import NoDane, fold
+from relayd.route.policy import NoDane, configured, fold, label
 from relayd.route.settings import RouteSettings
 from relayd.route.targets import Sifted, TargetRules
 
@@ -97,7 +97,7 @@ class Router:
         if unreachable is not None:
             return unreachable
         hosts = mx.groups(those, settings.port)
-        return _exchanger_site(mx.site_key(hosts), hosts, settings)
+        return _exchanger_site(mx.site_key(hosts), hosts, destination, settings)
 
     def _literal(self, destination: str, settings: RouteSettings) -> Site | Failed:
         address = destination[1:-1].removeprefix("IPv6:")
@@ -105,7 +105,7 @@ class Router:
         if refusal:
             return Failed(reason=f"{destination} may not be connected to: {address} is {refusal}", status=mx.LOOP)
         key = destination if settings.port == mx.SMTP_PORT else f"{destination}:{settings.port}"
-        return _exchanger_site(key, ((Host(name=address, port=settings.port),),), settings)
+        return _exchanger_site(key, ((Host(name=address, port=settings.port),),), destination, settings)
 
     async def _judge(self, names: Sequence[str], family: AddressFamily, rules: TargetRules | None) -> dict[str, Sifted]:
         answers = await self._resolver.all_addresses(names)
@@ -120,11 +120,13 @@ class Router:
         )
 
 
-def _exchanger_site(key: str, hosts: tuple[tuple[Host, ...], ...], settings: RouteSettings) -> Site:
+def _exchanger_site(key: str, hosts: tuple[tuple[Host, ...], ...], destination: str, settings: RouteSettings) -> Site:
+    level, setup = configured(destination, settings)
     return Site(
-        key=key,
+        key=key + label(level, setup, settings),
         hosts=hosts,
-        tls=settings.tls,
+        tls=level,
+        setup=setup,
         source_addresses=settings.source_addresses,
         address_family=settings.address_family,
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from relayd.mail.route import AddressFamily, Credentials, Host
-from relayd.mail.tls import TlsPolicy
+from relayd.mail.tls import TlsPolicy, TlsSetup
 
 DNS_PORT = 53
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -31,6 +31,7 @@ class RouteRule:
     hosts: tuple[Host, ...]
     credentials: Credentials | None = None
     tls: TlsPolicy | None = None
+    setup: TlsSetup = field(default=TlsSetup())
     source_addresses: tuple[str, ...] | None = None
     address_family: AddressFamily | None = None
 
@@ -44,12 +45,29 @@ class RouteRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsRule:
+    """One [[tls.domain]]: what is demanded of the mail exchangers of some destinations.  `match` has patterns of
+    mail/pattern.py.  Raises ValueError for an empty list."""
+
+    match: tuple[str, ...]
+    level: TlsPolicy
+    setup: TlsSetup
+
+    def __post_init__(self) -> None:
+        if not self.match:
+            raise ValueError("needs at least one pattern to match")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
-    """Where mail goes.  The first of `rules` that matches wins, in their order; without one, the mail exchangers."""
+    """Where mail goes.  The first of `rules` that matches wins, in their order; without one, the mail exchangers, of
+    which the first of `tls_rules` that matches says what is demanded, else `tls` and `tls_setup`."""
 
     hostname: str  # ours, a lower-case A-label: an exchanger of this name is a loop
     port: int = 25  # of mail exchangers
     tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    tls_setup: TlsSetup = field(default=TlsSetup())
+    tls_rules: tuple[TlsRule, ...] = ()
     allow_loopback: bool = False  # exchangers on loopback, link-local and unspecified addresses
     allow_private: bool = True  # exchangers on private addresses (RFC 1918, RFC 4193, RFC 6598)
     source_addresses: tuple[str, ...] = ()

@@ -60,6 +60,7 @@ def site_of(rule: RouteRule, settings: RouteSettings) -> Site:
         credentials=rule.credentials,
         source_addresses=settings.source_addresses if rule.source_addresses is None else rule.source_addresses,
         address_family=settings.address_family if rule.address_family is None else rule.address_family,
+        setup=rule.setup,
         configured=True,
     )
 

@@ -77,7 +77,8 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
         replace(ATTEMPTED, altered="re-encoded"),
         "<6>q=01J8ZK r=ann@example.org status=deferred dsn=4.2.0 n=2 host=mx1.example.org addr=[192.0.2.1]:25 "
-        'tls=1.3/verified cipher=TLS_AES_256_GCM_SHA384 took=0.250s age=61.000s altered=re-encoded next=540s reply="450 4.2.0 greylisted"',
+        "tls=1.3/verified cipher=TLS_AES_256_GCM_SHA384 took=0.250s age=61.000s "
+        'altered=re-encoded next=540s reply="450 4.2.0 greylisted"',
         {Counted.ATTEMPTS: 1, Counted.DEFERRED: 1},
     ),
     (

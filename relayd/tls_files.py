@@ -1,0 +1,38 @@
+"""The files that TLS needs, looked at when the configuration is read: a mistake in them is told then, with its key."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+
+def check_authorities(path: Path) -> None:
+    """See that `path` holds certificates of authorities, in PEM.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds none; in words.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} holds no certificates in PEM") from None
+
+
+def check_certificate(certificate: Path, key: Path) -> None:
+    """See that these are a certificate, with its chain, and its key, in PEM and not encrypted.
+
+    Raises:
+        OSError: one of them cannot be read.
+        ValueError: they are not; in words.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=_nobody)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"the key in {key} is not that of the certificate in {certificate}") from None
+        raise ValueError(f"no certificate and key, in PEM and not encrypted, in {certificate} and {key}") from None
+
+
+def _nobody() -> str:
+    return ""  # asked for by an encrypted key only, and never right

@@ -1,0 +1,220 @@
+"""What a target demands of TLS, with real handshakes: trials, setups, and what is told for reports."""
+
+from __future__ import annotations
+
+import ssl
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from relayd.mail.route import Host, Site
+from relayd.mail.tls import Demand, Source, TlsPolicy, TlsResult, TlsSetup, TlsVersion
+from tests.relay.kit import Bench, a_delivery, a_site, trusting
+from tests.support.smtp import Answer, ScriptedServer
+
+EHLO = "250-mx.test\n250-PIPELINING\n250 STARTTLS"
+TRIAL = Demand(trial=True)
+VERIFIED = Demand(level=TlsPolicy.VERIFY, source=Source.MTA_STS)
+EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def bench(ca: trustme.CA, tmp_path: Path) -> Bench:
+    return Bench(contexts=trusting(ca.cert_pem.bytes(), tmp_path))
+
+
+@asynccontextmanager
+async def serving(certificate: trustme.LeafCert, **replies: str | Answer) -> AsyncIterator[ScriptedServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    async with ScriptedServer({"EHLO": EHLO, **replies}, tls=context) as server:
+        yield server
+
+
+async def test_a_trial_that_succeeds_costs_nothing_and_is_told(bench: Bench, ca: trustme.CA) -> None:
+    bench.book.demand = TRIAL
+    async with serving(ca.issue_cert("mx1.test")) as server:
+        assert (await bench.run(a_site(server.port), [a_delivery()])).delivered == 1
+
+        assert len(server.connections) == 1
+        assert str(bench.reports.of("M1").tls) == "1.3/verified"
+        (session,) = bench.sessions
+        assert (session.result, session.source) == (TlsResult.SUCCESS, Source.MTA_STS)
+        assert (session.domains, session.host, session.address) == (("example.org",), "mx1.test", "127.0.0.1")
+        assert session.local == "127.0.0.1"
+
+
+async def test_a_trial_that_fails_goes_on_encrypted_is_told_and_is_not_repeated_for_a_while(
+    bench: Bench, ca: trustme.CA
+) -> None:
+    """RFC 8461 section 5: a policy in testing mode must not keep mail from being delivered."""
+    bench.book.demand = TRIAL
+    async with serving(ca.issue_cert("mx1.test", not_after=EXPIRED)) as server:
+        for name in ("M1", "M2"):
+            assert (await bench.run(a_site(server.port), [a_delivery(name=name)])).delivered == 1
+            assert str(bench.reports.of(name).tls) == "1.3/encrypted"
+        assert len(server.connections) == 3
+
+        bench.now += timedelta(hours=1)
+        await bench.run(a_site(server.port), [a_delivery(name="M3")])
+
+        assert len(server.connections) == 5
+        assert {session.result for session in bench.sessions} == {TlsResult.CERTIFICATE_EXPIRED}
+        assert len(bench.sessions) == 3
+
+
+async def test_a_trial_at_a_server_without_tls_goes_on_in_clear_text(bench: Bench) -> None:
+    bench.book.demand = TRIAL
+    async with ScriptedServer() as server:
+        assert (await bench.run(a_site(server.port), [a_delivery()])).delivered == 1
+
+        assert len(server.connections) == 1
+        assert [session.result for session in bench.sessions] == [TlsResult.STARTTLS_NOT_SUPPORTED]
+
+
+async def test_a_trial_never_lets_through_what_is_required_beside_it(bench: Bench) -> None:
+    bench.book.demand = Demand(level=TlsPolicy.REQUIRE, trial=True)
+    async with ScriptedServer({"EHLO": EHLO, "STARTTLS": Answer("220 go", then="close")}) as server:
+        ended = await bench.run(a_site(server.port), [a_delivery()])
+
+        assert ended.failure is not None
+        assert all("MAIL" not in connection.verbs for connection in server.connections)
+
+
+@pytest.mark.parametrize(
+    ("name", "not_after", "own", "result"),
+    [
+        ("mx1.test", None, True, TlsResult.SUCCESS),
+        ("other.test", None, True, TlsResult.CERTIFICATE_HOST_MISMATCH),
+        ("mx1.test", EXPIRED, True, TlsResult.CERTIFICATE_EXPIRED),
+        ("mx1.test", None, False, TlsResult.CERTIFICATE_NOT_TRUSTED),
+    ],
+)
+async def test_what_was_wrong_with_a_certificate_is_told_in_the_words_of_reports(
+    bench: Bench, ca: trustme.CA, name: str, not_after: datetime | None, own: bool, result: TlsResult
+) -> None:
+    bench.book.demand = VERIFIED
+    issuer = ca if own else trustme.CA()
+    async with serving(issuer.issue_cert(name, not_after=not_after)) as server:
+        ended = await bench.run(a_site(server.port), [a_delivery()])
+
+        assert (ended.delivered == 1) is (result is TlsResult.SUCCESS)
+        assert [session.result for session in bench.sessions] == [result]
+        assert bench.sessions[0].source is Source.MTA_STS
+
+
+async def test_tls_that_nobody_demands_is_told_as_nobodys_policy(bench: Bench, ca: trustme.CA) -> None:
+    async with serving(ca.issue_cert("other.test")) as server:
+        await bench.run(a_site(server.port, tls=TlsPolicy.OPPORTUNISTIC), [a_delivery()])
+
+        (session,) = bench.sessions
+        assert (session.result, session.source) == (TlsResult.SUCCESS, Source.CONFIGURED)
+
+
+@pytest.mark.parametrize("fields", [{"tls": TlsPolicy.NONE}, {"configured": True}])
+async def test_smart_hosts_and_sites_without_tls_are_nobodys_to_report(
+    bench: Bench, ca: trustme.CA, fields: dict[str, Any]
+) -> None:
+    async with serving(ca.issue_cert("mx1.test")) as server:
+        site = a_site(server.port, **{"tls": TlsPolicy.REQUIRE, **fields})
+        assert (await bench.run(site, [a_delivery()])).delivered == 1
+
+        assert bench.sessions == []
+
+
+async def test_a_host_that_was_never_reached_is_not_told(bench: Bench) -> None:
+    await bench.run(a_site(1, tls=TlsPolicy.OPPORTUNISTIC), [a_delivery()])
+
+    assert bench.sessions == []
+
+
+# setups
+
+
+async def test_a_server_that_wants_a_certificate_gets_the_routes_own(
+    bench: Bench, ca: trustme.CA, tmp_path: Path
+) -> None:
+    ours = ca.issue_cert("relay.example.org")
+    ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "ours.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("mx1.test").configure_cert(context)
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with ScriptedServer({"EHLO": EHLO}, tls=context) as server:
+        site = replace(a_site(server.port), tls=TlsPolicy.REQUIRE, configured=True)
+        with_it = replace(site, setup=TlsSetup(certificate_file=str(tmp_path / "ours.pem")))
+
+        assert (await bench.run(with_it, [a_delivery()])).delivered == 1
+        assert (await bench.run(site, [a_delivery(name="M2")])).failure is not None
+
+
+async def test_authorities_of_a_setup_are_trusted_alone(bench: Bench, ca: trustme.CA, tmp_path: Path) -> None:
+    private = trustme.CA()
+    private.cert_pem.write_to_path(tmp_path / "private.pem")
+    setup = TlsSetup(ca_file=str(tmp_path / "private.pem"))
+    for issuer, delivered in ((private, 1), (ca, 0)):
+        async with serving(issuer.issue_cert("mx1.test")) as server:
+            site = replace(a_site(server.port), tls=TlsPolicy.VERIFY, setup=setup)
+            assert (await bench.run(site, [a_delivery()])).delivered == delivered
+
+
+@pytest.mark.parametrize(
+    ("version", "encrypted"), [(TlsVersion.TLS_1_0, True), (TlsVersion.TLS_1_2, True), (TlsVersion.TLS_1_3, False)]
+)
+async def test_the_least_version_is_what_is_configured(
+    bench: Bench, ca: trustme.CA, version: TlsVersion, encrypted: bool
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("mx1.test").configure_cert(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with ScriptedServer({"EHLO": EHLO}, tls=context) as server:
+        site = a_site(server.port, tls=TlsPolicy.OPPORTUNISTIC, setup=TlsSetup(minimum_version=version))
+        assert (await bench.run(site, [a_delivery()])).delivered == 1
+        assert server.connections[-1].encrypted is encrypted
+
+
+@pytest.mark.parametrize(("version", "encrypted"), [(TlsVersion.TLS_1_0, True), (TlsVersion.TLS_1_2, False)])
+async def test_a_server_of_another_age_is_spoken_to_in_its_own_way_where_that_is_configured(
+    bench: Bench, ca: trustme.CA, version: TlsVersion, encrypted: bool
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("mx1.test").configure_cert(context)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings(action="ignore"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
+    async with ScriptedServer({"EHLO": EHLO}, tls=context) as server:
+        site = a_site(server.port, tls=TlsPolicy.OPPORTUNISTIC, setup=TlsSetup(minimum_version=version))
+        assert (await bench.run(site, [a_delivery()])).delivered == 1
+        assert server.connections[-1].encrypted is encrypted
+        assert str(bench.reports.of("M1").tls or "") == ("1.0/encrypted" if encrypted else "")
+
+
+async def test_a_setup_whose_file_has_gone_puts_the_mail_off_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    async with ScriptedServer() as server:
+        site = a_site(server.port, setup=TlsSetup(certificate_file=str(tmp_path / "gone.pem")))
+        ended = await bench.run(site, [a_delivery()])
+
+        assert "our TLS cannot be set up" in str(ended.failure)
+        assert server.connections == []
+
+
+async def test_a_host_by_address_has_to_prove_its_address(bench: Bench, ca: trustme.CA) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    async with ScriptedServer({"EHLO": EHLO}, tls=context) as server:
+        host = Host(name="127.0.0.1", port=server.port)
+        ended = await bench.run(Site(key="test", hosts=((host,),), tls=TlsPolicy.VERIFY), [a_delivery()])
+
+        assert ended.delivered == 1
