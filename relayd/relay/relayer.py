@@ -8,6 +8,8 @@ it.  Invariants:
     not sent again in the same run (RFC 1047).
     A message that needs SMTPUTF8, or a server that keeps to its deadline, is refused for that only after every host was
     tried (RFC 6531 section 3.2, RFC 2852 section 4.1.4).
+    A message with REQUIRETLS goes over connections of its own, whose peer has proven its name; one with `TLS-Required:
+    No` once more without what the hosts' owners demand of TLS, if nobody can meet that (RFC 8689 section 4.2).
     A message that waits for others when its deadline passes is ended then (overdue.py).
     A message that is under way whenever the connection breaks is deferred itself, so that it does not stand before
     all others for ever.
@@ -19,15 +21,15 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.outcome import Deferred, Failed
-from relayd.mail.reply import Reply
+from relayd.mail.outcome import Deferred, Failed, Scope
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Host, Site, Target
-from relayd.mail.tls import TlsSession
+from relayd.mail.tls import TlsSession, TlsWish
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER, NewSocket, tcp_socket
 from relayd.relay.engine import Engine
@@ -41,12 +43,16 @@ from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.reporter import Reporter, until_done
+from relayd.relay.requirements import needs_requiretls
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.tls import TlsContexts, TlsMemory
 from relayd.relay.transaction import Load, of_message
+
+SECURITY = 7  # the subject of enhanced codes about it (RFC 3463 section 3.8)
+ENCRYPTION_NEEDED = EnhancedStatus(5, 7, 10)  # RFC 8689 section 4.2.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +119,10 @@ class Relayer:
         self._exchange: Exchange | None = None
         self._entrance: asyncio.Timeout | None = None
         self._reported: set[str] = set()
+        self._left: list[Delivery] = []  # given back, of what was under way when its connection broke
+        self._barred = False  # whether a host could not be used for what is demanded of TLS
+        self._failed_otherwise = False  # whether one could not be used for another reason
+        self._as_usual = True  # whether this is no message's own wish
         self._domains: tuple[str, ...] = ()  # whose mail this is
 
     async def run(self, deliveries: Sequence[Delivery]) -> Ended:
@@ -138,7 +148,7 @@ class Relayer:
             raise
         for load in withdrawn:
             load.discard()
-        undone = [load.delivery for load in withdrawn] + self._leave_interrupted(reporter) + stock.rest()
+        undone = [load.delivery for load in withdrawn] + self._left + self._leave_interrupted(reporter) + stock.rest()
         with self._stirring.waiting_for_us():
             await until_done(reporter.all_durable())
         return Ended(
@@ -171,6 +181,65 @@ class Relayer:
             self._entrance.reschedule(asyncio.get_running_loop().time())
 
     async def _send(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
+        """Send first what goes as the site's policy says, then what has wishes of its own."""
+        strict = stock.take_out(needs_requiretls)
+        if stock:
+            await self._try_all(stock, reporter, withdrawn)
+            if self._barred and self._failure is not None and not self._finishing:
+                await self._send_relaxed(stock, reporter, withdrawn)
+        if strict:
+            await self._send_strict(strict, stock, reporter, withdrawn)
+
+    async def _send_relaxed(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
+        """Send what would rather go in clear text than not at all."""
+        others = stock.take_out(lambda delivery: delivery.tls is not TlsWish.OPTIONAL)
+        failure = self._failure
+        if stock:
+            await self._otherwise(self._site.relaxed, stock, reporter, withdrawn)
+            failure = failure if others else self._failure
+        self._failure = failure
+        stock.put_back(others)
+
+    async def _send_strict(self, strict: list[Load], stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
+        """Send what is to go to none but servers that prove who they are.  It fails if no host does; if one was out of
+        reach it is put off, which is the site's fault only if the site served nothing else."""
+        others, failure, alone = stock.take_out(lambda delivery: True), self._failure, not self._reported
+        stock.put_back(strict)
+        await self._otherwise(self._site.strict, stock, reporter, withdrawn)
+        why, left = self._failure, stock.take_out(lambda delivery: True)
+        stock.put_back(others)
+        self._failure = failure
+        if self._finishing or why is None:
+            stock.put_back(left)
+        elif self._failed_otherwise and alone and not others:
+            self._failure = why
+            stock.put_back(left)
+        else:
+            self._refuse_strict(left, why, reporter)
+
+    def _refuse_strict(self, left: list[Load], why: Deferred | Failed, reporter: Reporter) -> None:
+        for load in left:
+            if isinstance(why, Failed):
+                load.settle_rest(replace(why, scope=Scope.MESSAGE))
+            elif self._failed_otherwise:
+                load.settle_rest(of_message(why))
+            else:
+                load.settle_rest(Failed(reason=f"the message has REQUIRETLS: {why}", status=ENCRYPTION_NEEDED))
+            reporter.report(load, 0.0)
+
+    async def _otherwise(self, site: Site, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
+        """Try all hosts anew, with other demands; none of them is the worse for not meeting those."""
+        self._left += self._leave_interrupted(reporter)
+        usual, self._site = self._site, site
+        self._failure, self._connects = None, 0
+        self._barred = self._failed_otherwise = self._as_usual = False
+        self._elsewhere = sum(map(len, site.hosts)) > 1
+        try:
+            await self._try_all(stock, reporter, withdrawn)
+        finally:
+            self._site, self._as_usual = usual, True
+
+    async def _try_all(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
         """Try hosts until the work is done, or there is a reason to stop; then once more with what no host was suited
         to: its other recipients can be served, and the sender told of the rest."""
         await self._try_hosts(stock, reporter, withdrawn)
@@ -181,6 +250,7 @@ class Relayer:
             self._connects = 0
             await self._try_hosts(stock, reporter, withdrawn)
         stock.put_back(self._unsuited)
+        self._unsuited = []
 
     async def _try_hosts(self, stock: Stock, reporter: Reporter, withdrawn: list[Load]) -> None:
         for host in self._equipment.hosts.in_order(self._site.hosts, self._equipment.clock(), self._equipment.shuffle):
@@ -199,7 +269,7 @@ class Relayer:
                 elif ending is Ending.UNSUITED:
                     failed = False
                     break
-            if failed:
+            if failed and self._as_usual:
                 self._equipment.hosts.host_failed(host, self._equipment.clock())
 
     def _spent(self) -> bool:
@@ -211,7 +281,7 @@ class Relayer:
         with self._stirring.waiting_for_us():
             found = await self._equipment.ports.addresses.addresses(host, self._site)
         if isinstance(found, Deferred | Failed):
-            self._failure = more_telling(self._failure, found)
+            self._note(found, barred=found.status is not None and found.status.subject == SECURITY)
             return []
         return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
             : self._equipment.settings.max_addresses
@@ -244,16 +314,23 @@ class Relayer:
             self._throttled = entrance.throttled or self._throttled
         self._tell_session(target, entrance)
         if isinstance(result, Deferred | Failed):
-            self._equipment.hosts.target_failed(target, self._equipment.clock())
-            self._failure = more_telling(self._failure, result)
+            if self._as_usual:
+                self._equipment.hosts.target_failed(target, self._equipment.clock())
+            self._note(result, barred=entrance.tls is not None)
             return None
         self._equipment.hosts.works(target)
         self._peer = str(target)
         return result
 
+    def _note(self, failure: Deferred | Failed, *, barred: bool) -> None:
+        """A host cannot be used; `barred`: for what is demanded of TLS."""
+        self._failure = more_telling(self._failure, failure)
+        self._barred = self._barred or barred
+        self._failed_otherwise = self._failed_otherwise or not barred
+
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
         """Tell how TLS went, for reports: they are about mail exchangers."""
-        if entrance.tls is None or self._site.configured:
+        if entrance.tls is None or self._site.configured or not self._as_usual:
             return
         result, detail = entrance.tls
         dane = target.demand.dane
@@ -330,6 +407,7 @@ class Relayer:
                 stock.put_back([load])
             return Ending.DONE
         self._failure = why
+        self._failed_otherwise = True
         if load is not None:
             self._interrupted = (load, why)
         if engine.end.marked:
@@ -345,6 +423,7 @@ class Relayer:
         if self._interrupted is None:
             return []
         load, why = self._interrupted
+        self._interrupted = None
         if self._finishing:
             load.discard()
             return [load.delivery]
