@@ -81,7 +81,10 @@ class Relayer:
         secrecy = Secrecy(self._site.credentials)
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
         self._reported = reporter.reported
-        domains = tuple({one.address.domain for delivery in deliveries for one in delivery.recipients})
+        # What would rather go without TLS than not at all is not counted: so are reports sent, which are not to be
+        # about themselves (RFC 8460 section 3).
+        reported = [delivery for delivery in deliveries if delivery.tls is not TlsWish.OPTIONAL]
+        domains = tuple({one.address.domain for delivery in reported for one in delivery.recipients})
         work = Work(stock=stock, reporter=reporter, withdrawn=[], stirring=self._stirring, domains=domains)
         try:
             async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):

@@ -194,7 +194,7 @@ class Round:
 
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
         """Tell how TLS went, for reports: they are about mail exchangers."""
-        if entrance.tls is None or self._site.configured or not self._usual:
+        if entrance.tls is None or self._site.configured or not (self._usual and self._work.domains):
             return
         result, detail = entrance.tls
         dane = target.demand.dane
@@ -206,6 +206,7 @@ class Round:
             result=result,
             source=target.demand.reported,
             records=tuple(record.text for record in dane.records) if dane else (),
+            base=next(iter(dane.names), "") if dane else "",
             detail=detail,
         )
         self._equipment.ports.sessions(session)
