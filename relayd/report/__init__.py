@@ -1,1 +1,1 @@
-"""Beside the stages: daily reports on TLS to the domains that ask for them (TLSRPT, RFC 8460)."""
+"""Reports: how TLS goes, counted by domain and day, and told to the domains that ask for it (TLSRPT, RFC 8460)."""

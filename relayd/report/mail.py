@@ -81,7 +81,7 @@ def _header(subject: Subject, message_id: str, sender: Address, to: Address) -> 
         f"Date: {date}",
         f"From: {sender}",
         f"To: {to}",
-        f"Subject: Report Domain: {subject.domain}\r\n\tSubmitter: {subject.submitter}\r\n\tReport-ID: <{subject.id}>",
+        f"Subject: Report Domain: {subject.domain}\r\n Submitter: {subject.submitter}\r\n Report-ID: <{subject.id}>",
         f"Message-ID: <{message_id}@{subject.hostname}>",
         f"TLS-Report-Domain: {subject.domain}",
         f"TLS-Report-Submitter: {subject.submitter}",

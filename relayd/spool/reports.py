@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from relayd.mail.errors import QueueError
 from relayd.mail.report import Counted, Owed
@@ -28,6 +29,7 @@ from relayd.spool.rows import microseconds, time_of
 from relayd.spool.schema import Migrations
 
 T = TypeVar("T")
+R = TypeVar("R")
 Merge: TypeAlias = Callable[[str | None], str]
 
 NAME = "tlsrpt.db"
@@ -89,59 +91,69 @@ class ReportsFile:
 
     async def add(self, changes: Mapping[tuple[date, str], Merge]) -> None:
         if changes:
-            await self._run(lambda db: _add(db, changes), make=True)
+            await self._change(lambda db: _add(db, changes), make=True)
 
     async def plan(self, before: date, due: Callable[[date], datetime]) -> None:
-        await self._run(lambda db: _plan(db, before, due))
+        await self._change(lambda db: _plan(db, before, due))
 
     async def forget(self, before: date) -> int:
-        return await self._run(lambda db: _forget(db, before)) or 0
+        return await self._change(lambda db: _forget(db, before)) or 0
 
     async def next_due(self) -> datetime | None:
-        return await self._run(_next_due)
+        return await self._look(_next_due)
 
     async def to_make(self, now: datetime, limit: int) -> list[Counted]:
-        return await self._run(lambda db: _to_make(db, now, limit)) or []
+        return await self._look(lambda db: _to_make(db, now, limit)) or []
 
     async def make_later(self, counted: Counted, due: datetime) -> None:
-        await self._run(lambda db: _make_later(db, counted, due))
+        await self._change(lambda db: _make_later(db, counted, due))
 
     async def made(self, counted: Counted, owed: Sequence[Owed]) -> None:
-        await self._run(lambda db: _made(db, counted, owed))
+        await self._change(lambda db: _made(db, counted, owed))
 
     async def to_hand_over(self, now: datetime, limit: int) -> list[Owed]:
-        return await self._run(lambda db: _to_hand_over(db, now, limit)) or []
+        return await self._look(lambda db: _to_hand_over(db, now, limit)) or []
 
     async def hand_over_later(self, owed: Owed, due: datetime) -> None:
-        await self._run(lambda db: _hand_over_later(db, owed, due))
+        await self._change(lambda db: _hand_over_later(db, owed, due))
 
     async def handed_over(self, owed: Owed) -> None:
-        await self._run(lambda db: _handed_over(db, owed))
+        await self._change(lambda db: _handed_over(db, owed))
 
     async def counted(self) -> list[Counted]:
         """Return what is counted and not reported yet, the oldest first."""
-        return await self._run(_all_counted) or []
+        return await self._look(_all_counted) or []
 
     async def owed(self) -> list[Owed]:
         """Return the reports that are still to be handed over, the oldest first."""
-        return await self._run(_all_owed) or []
+        return await self._look(_all_owed) or []
 
-    async def _run(self, job: Job[T], *, make: bool = False) -> T | None:
+    async def _look(self, job: Job[T]) -> T | None:
+        """Run one statement; None if there is no file.
+
+        Raises:
+            QueueError: it cannot be read.
+        """
+        return await self._run(job, make=False)
+
+    async def _change(self, job: Job[T], *, make: bool = False) -> T | None:
         """Run a job in a transaction; None if there is no file, and none is to be made for it.
 
         Raises:
             QueueError: nothing was changed.
         """
+        found = await self._run(lambda db: transact(db, [job]), make=make)
+        return None if found is None else cast(T, found[0])
+
+    async def _run(self, work: Callable[[Database], R], *, make: bool) -> R | None:
         try:
-            if not await self._opened(make):
-                return None
-            (result,) = await self._link.run(partial(_transacted, job=job))
-            return result
+            return await self._link.run(work) if await self._opened(make) else None
         except QueueError as error:
             if damaged(error) and not self._read_only:
                 await self._link.close()
                 self._open = False
-                await asyncio.to_thread(_set_aside, self._path)
+                with suppress(OSError):  # it is told of, and tried again
+                    await asyncio.to_thread(_set_aside, self._path)
             raise
         except OSError as error:
             raise QueueError(f"{self._path}: {error}") from error
@@ -165,10 +177,6 @@ class ReportsFile:
 
 def _ignore(told: object) -> None:
     """Who uses the file tells of its troubles."""
-
-
-def _transacted(db: Database, *, job: Job[T]) -> list[T]:
-    return transact(db, [job])  # type: ignore[return-value]
 
 
 def _set_aside(path: Path) -> None:
