@@ -310,17 +310,17 @@ async def test_a_site_that_recovers_while_another_is_forgotten_stops_nothing() -
         async def back_off(self, back_off: BackOff) -> None:
             await super().back_off(back_off)
             if back_off.site == SITE and not back_off.failures:
-                await bench.manager.site_recovered("other")
+                await sweeping.manager.site_recovered("other")
 
-    bench = Bench(Recovering())
+    sweeping = Bench(Recovering())
     for site in (SITE, "other", "third"):
-        await bench.manager.site_failed(site, REFUSED, [])
+        await sweeping.manager.site_failed(site, REFUSED, [])
 
-    await bench.manager.sweep(NOW + timedelta(days=6))
+    await sweeping.manager.sweep(NOW + timedelta(days=6))
 
-    assert bench.ledger.sites == {}
-    assert bench.forgotten == [SITE, "third"]
-    await bench.manager.close()
+    assert sweeping.ledger.sites == {}
+    assert sweeping.forgotten == [SITE, "third"]
+    await sweeping.manager.close()
 
 
 async def test_what_has_no_route_bounces_or_waits(bench: Bench) -> None:
