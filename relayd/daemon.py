@@ -26,6 +26,7 @@ from relayd.attempt.manager import AttemptManager
 from relayd.clock import Clock
 from relayd.config import load
 from relayd.control import listen
+from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
@@ -35,7 +36,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
-from relayd.plugs import LedgerPort, NotificationsPort
+from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.route.own import own_addresses
@@ -131,6 +132,8 @@ class Daemon:
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
+        self._https = Https(NamesPort(lambda: self._router))
+        stack.push_async_callback(self._https.close)
         self._router = Router(
             route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
         )
@@ -285,6 +288,7 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._https.reload()
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from relayd.mail.message import Message
+from relayd.route.router import Router
 from relayd.spool.queue import Queue
 from relayd.spool.spool import Spool
 
@@ -33,3 +34,16 @@ class NotificationsPort:
     async def add_notification(self, message: Message, content: bytes) -> None:
         await self._spool.add_notification(message, content)
         self._added(message)
+
+
+class NamesPort:
+    """The router, as HTTPS sees it.  `router` returns it: it is built later."""
+
+    def __init__(self, router: Callable[[], Router]) -> None:
+        self._router = router
+
+    async def addresses(self, name: str, *, configured: bool) -> Sequence[str]:
+        found = await self._router().reach(name, configured=configured)
+        if isinstance(found, tuple):
+            return found
+        raise OSError(found.reason)

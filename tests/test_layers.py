@@ -28,8 +28,13 @@ TOP = {
     "doctor",
     "__main__",
 }  # they may import everything, and only they one another
-LEAVES = ("ports", "control", "supervisor", "allocator")  # the daemon's own small parts
-ONLY_IN_ONE_FILE = {"dnspython": {"dns"}, "aiosmtplib": {"aiosmtplib"}, "SQLite": {"sqlite3", "aiosqlite"}}
+LEAVES = ("ports", "control", "supervisor", "allocator", "https")  # the daemon's own small parts
+ONLY_IN_ONE_FILE = {
+    "dnspython": {"dns"},
+    "aiosmtplib": {"aiosmtplib"},
+    "SQLite": {"sqlite3", "aiosqlite"},
+    "aiohttp": {"aiohttp", "yarl"},
+}
 
 # No clock, no chance: `now`, `jitter` and `shuffle` are arguments.  mail/message.py alone draws the chance of an id.
 PURE = (

@@ -31,6 +31,7 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.message import Body, Message, arrival_of
 from relayd.mail.recipient import Notify, Recipient
 from relayd.mail.settlement import Action, Notice
+from relayd.mail.tls import TlsWish
 
 __all__ = ["build", "octets_needed", "recognised"]
 
@@ -59,7 +60,8 @@ def build(notice: Notice, original: bytes, *, hostname: str, retried_until: date
         delivery_status(notice, hostname=hostname, retried_until=retried_until),
         returned(notice, original),
     )
-    envelope_lines = f"X-Sender: <>\r\nX-Receiver: <{notice.reverse_path}> NOTIFY=NEVER\r\n".encode()
+    wish = " REQUIRETLS" if notice.tls is TlsWish.REQUIRED else ""
+    envelope_lines = f"X-Sender: <>{wish}\r\nX-Receiver: <{notice.reverse_path}> NOTIFY=NEVER\r\n".encode()
     boundary = _boundary(notice, parts)
     header = _header(notice, hostname, parts, boundary, original_message_id(notice, original))
     content = envelope_lines + header + _multipart(parts, boundary)
@@ -87,11 +89,16 @@ def _message(notice: Notice, body: Body) -> Message:
     sender = Recipient(number=0, address=notice.reverse_path, notify=Notify.NEVER)
     return Message(
         id=notice.id,
-        envelope=Envelope(reverse_path=None, recipients=(sender,)),
+        envelope=Envelope(reverse_path=None, recipients=(sender,), tls=_inherited(notice.tls)),
         body=body,
         arrived=arrival_of(notice.id),
         notification=True,
     )
+
+
+def _inherited(wish: TlsWish) -> TlsWish:
+    """A notification is as confidential as what it is about (RFC 8689 section 5)."""
+    return TlsWish.REQUIRED if wish is TlsWish.REQUIRED else TlsWish.POLICY
 
 
 def _header(notice: Notice, hostname: str, parts: Sequence[Part], boundary: str, about: str | None) -> bytes:

@@ -18,6 +18,7 @@ from relayd.mail.address import Address
 from relayd.mail.message import Body, arrival_of
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Action, Notice
+from relayd.mail.tls import TlsWish
 
 MAX_RETURNED = 1024 * 1024  # octets of a file up to which RET=FULL is served
 MAX_HEADER = 64 * 1024  # octets of a header that are returned
@@ -190,10 +191,12 @@ def octets_needed(notice: Notice) -> int:
 
 
 def _in_full(notice: Notice) -> bool:
-    """RFC 3461 section 4.3: FULL is for failures.  What could not be sent as it is comes back as its header."""
+    """RFC 3461 section 4.3: FULL is for failures.  What could not be sent as it is comes back as its header; so does
+    what was to go by TLS only (RFC 8689 section 5)."""
     body = notice.body
     fits = body.size <= MAX_RETURNED and not body.nul and not body.long_lines
-    return notice.ret == "FULL" and notice.action is Action.FAILED and fits
+    wanted = notice.ret == "FULL" and notice.action is Action.FAILED
+    return wanted and fits and notice.tls is not TlsWish.REQUIRED
 
 
 def returned(notice: Notice, original: bytes) -> Part:

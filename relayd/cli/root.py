@@ -15,13 +15,16 @@ COMMANDS = {  # each in a module of its own
     "demo": "relayd.cli.demo",
     "doctor": "relayd.cli.doctor",
     "explain": "relayd.cli.explain",
+    "probe": "relayd.cli.probe",
     "queue": "relayd.cli.queue",
     "recover": "relayd.cli.recover",
+    "route": "relayd.cli.route",
 }
 
 EXIT_CODES = """\
-Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 70 the queue cannot be used, 71 the
-system refuses, 75 try later, 78 a mistake in the configuration.  1: relayd doctor has found something.
+Exit codes are those of sysexits(3): 64 a wrong command line, 65 no such message, 69 mail would fail, 70 the queue
+cannot be used, 71 the system refuses, 75 try later, 78 a mistake in the configuration.  1: relayd doctor has found
+something.
 """
 
 

@@ -9,6 +9,7 @@ from relayd.mail.address import Address
 from relayd.mail.deadline import Deadline
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
+from relayd.mail.tls import TlsWish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +26,4 @@ class Delivery:
     envid: str | None = None
     notification: bool = False
     deadline: Deadline | None = None
+    tls: TlsWish = TlsWish.POLICY

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from relayd.mail.address import Address
 from relayd.mail.deadline import Deadline
 from relayd.mail.recipient import Recipient
+from relayd.mail.tls import TlsWish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Envelope:
     ret: str | None = None
     envid: str | None = None
     deadline: Deadline | None = None
+    tls: TlsWish = TlsWish.POLICY
 
     def __post_init__(self) -> None:
         if not self.recipients:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from relayd.mail.tls import Demand, Sts, TlsPolicy, TlsSetup
@@ -55,8 +55,20 @@ class Site:
     source_addresses: tuple[str, ...] = ()
     address_family: AddressFamily = AddressFamily.ANY
     sts: Sts | None = None
+    dane: bool = True  # whether DANE is asked; False: the level above, and `sts`, are all
     setup: TlsSetup = field(default=TlsSetup())
     configured: bool = False  # by a [[route]]: exempt from the rules on loopback and private targets
+
+    @property
+    def strict(self) -> Site:
+        """The same for a message with REQUIRETLS: every host has to prove its name (RFC 8689 section 4.2.1)."""
+        return replace(self, tls=max(self.tls, TlsPolicy.VERIFY))
+
+    @property
+    def relaxed(self) -> Site:
+        """The same for a message with `TLS-Required: No`: what its hosts publish counts for nothing (RFC 8689 section
+        4.2.2); what we are configured to demand stays."""
+        return replace(self, sts=None, dane=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from relayd.mail.deadline import Deadline
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
+from relayd.mail.tls import TlsWish
 
 
 class Action(Enum):
@@ -50,3 +51,4 @@ class Notice:
     ret: str | None = None
     envid: str | None = None
     deadline: Deadline | None = None
+    tls: TlsWish = TlsWish.POLICY

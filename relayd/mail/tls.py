@@ -22,6 +22,9 @@ class TlsPolicy(Enum):
     def __lt__(self, other: TlsPolicy) -> bool:
         return _STRENGTH[self] < _STRENGTH[other]
 
+    def __gt__(self, other: TlsPolicy) -> bool:
+        return _STRENGTH[self] > _STRENGTH[other]
+
 
 _STRENGTH = {policy: strength for strength, policy in enumerate(TlsPolicy)}
 
@@ -47,6 +50,14 @@ class TlsSetup:
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
+
+
+class TlsWish(Enum):
+    """What the sender of a message wishes of TLS (RFC 8689)."""
+
+    POLICY = 0  # nothing: the policies for the site decide
+    REQUIRED = 1  # REQUIRETLS: to servers that prove who they are and demand the same of the next, or not at all
+    OPTIONAL = 2  # `TLS-Required: No`: rather in clear text, or to whomever, than not at all
 
 
 class Source(Enum):

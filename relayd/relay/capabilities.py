@@ -44,6 +44,7 @@ class Capabilities:
     deliver_by_min: int = 0  # seconds that a by-time of mode R must have at least; 0 where none are named
     starttls: bool = False  # RFC 3207
     auth: frozenset[str] = frozenset()  # RFC 4954: mechanisms, upper case
+    require_tls: bool = False  # RFC 8689; of no meaning in clear text
 
     @classmethod
     def parse(cls, reply: Reply) -> Self:
@@ -66,6 +67,7 @@ class Capabilities:
             deliver_by_min=_least(offered.get("DELIVERBY", [])),
             starttls="STARTTLS" in offered,
             auth=frozenset(offered.get("AUTH", [])),
+            require_tls="REQUIRETLS" in offered,
         )
 
 

@@ -16,6 +16,7 @@ from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
 from relayd.mail.recipient import Recipient
+from relayd.mail.tls import TlsWish
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import transmitted
 
@@ -71,6 +72,8 @@ def mail(delivery: Delivery, body: Body, capabilities: Capabilities, now: dateti
         words.append(f"ENVID={delivery.envid}")
     if capabilities.deliver_by and delivery.deadline is not None and delivery.deadline.by:
         words.append(_by(delivery.deadline, now))
+    if capabilities.require_tls and delivery.tls is TlsWish.REQUIRED:
+        words.append("REQUIRETLS")  # RFC 8689 section 4.2.1
     return line(" ".join(words), utf8=utf8)
 
 

@@ -38,7 +38,15 @@ from relayd.relay.capabilities import Capabilities
 from relayd.relay.plans import Plan
 from relayd.relay.quota import Quota
 from relayd.relay.replies import ProtocolError, ReplyParser
-from relayd.relay.requirements import BAD_SENDER, obstacle, too_late, unnameable, unpromising, wants_smtputf8
+from relayd.relay.requirements import (
+    BAD_SENDER,
+    needs_requiretls,
+    obstacle,
+    too_late,
+    unnameable,
+    unpromising,
+    wants_smtputf8,
+)
 from relayd.relay.script import envelope
 from relayd.relay.transaction import Load, Script, Step, Transaction, refusal
 
@@ -56,7 +64,7 @@ class Engine(ABC):
         """`elsewhere`: what needs an extension that is not offered can be tried at another host."""
         self.capabilities = capabilities
         self.settled: list[Load] = []  # for the driver to take away
-        self.unsuited: list[Load] = []  # that need SMTPUTF8 or DELIVERBY, which may be had elsewhere
+        self.unsuited: list[Load] = []  # that need an extension, which may be had elsewhere
         self.endings: list[Delivery] = []  # whose last octet is in the next `take()`
         self.streaming: Transaction | None = None
         self.over: Deferred | None = None  # why this connection is of no use any more
@@ -116,7 +124,9 @@ class Engine(ABC):
         """Begin a delivery.  What cannot be sent to this server at all is settled at once."""
         assert self.room, "start() without room"
         lacks_utf8 = not self.capabilities.smtputf8 and wants_smtputf8(load.delivery)
-        if self._elsewhere and (lacks_utf8 or unpromising(load.delivery, self.capabilities, self.now)):
+        lacks_requiretls = not self.capabilities.require_tls and needs_requiretls(load.delivery)
+        unable = lacks_utf8 or lacks_requiretls or unpromising(load.delivery, self.capabilities, self.now)
+        if self._elsewhere and unable:
             self.unsuited.append(load)
             return
         if lacks_utf8:

@@ -14,7 +14,7 @@ they were accepted.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred, Failed, Scope
@@ -61,6 +61,8 @@ def opening(hostname: str, site: Site, demand: Demand, *, encrypted: bool, start
                 return offered
     if not encrypted and demand.enforced:
         return _lacking(Deferred(scope=Scope.HOST, reason="TLS is required, and there is none", status=_TLS_NEEDED))
+    if not encrypted:
+        offered = replace(offered, require_tls=False)  # RFC 8689 section 2: of no meaning there
     if site.credentials is not None:
         clear_allowed = site.configured and demand.level is TlsPolicy.NONE
         failure = yield from authentication(

@@ -1,7 +1,7 @@
 """What a message needs that a server does not offer: found before anything is sent.
 
 Pure.  RFC 1870 section 6.1 (size), RFC 6152 section 3 (8-bit), RFC 6531 section 3.2 (UTF-8 in addresses and header),
-RFC 2852 section 4.1.4 (deadlines).
+RFC 2852 section 4.1.4 (deadlines), RFC 8689 section 4.2.1 (REQUIRETLS).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Failed, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus
+from relayd.mail.tls import TlsWish
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.commands import needs_smtputf8
 from relayd.relay.transaction import Load
@@ -23,8 +24,15 @@ CONVERSION_REQUIRED = EnhancedStatus(5, 6, 3)
 ADDRESS_NEEDS_UTF8 = EnhancedStatus(5, 6, 7)  # RFC 6531 section 3.5
 HEADER_NEEDS_UTF8 = EnhancedStatus(5, 6, 9)
 TOO_LATE = EnhancedStatus(5, 4, 7)  # RFC 3463 section 3.5: delivery time expired
+REQUIRETLS_NEEDED = EnhancedStatus(5, 7, 30)  # RFC 8689 section 8.2
 BAD_ADDRESS = EnhancedStatus(5, 1, 3)
 BAD_SENDER = EnhancedStatus(5, 1, 7)
+
+
+def needs_requiretls(delivery: Delivery) -> bool:
+    """Whether the message may go only to a server with REQUIRETLS.  A notification goes to others as well, so that it
+    is not lost (RFC 8689 section 5)."""
+    return delivery.tls is TlsWish.REQUIRED and delivery.reverse_path is not None
 
 
 def wants_smtputf8(delivery: Delivery) -> bool:
@@ -45,6 +53,8 @@ def obstacle(load: Load, capabilities: Capabilities) -> Failed | None:
                 reason="the sender's address needs SMTPUTF8, which the server lacks", status=ADDRESS_NEEDS_UTF8
             )
         return Failed(reason="the message's header needs SMTPUTF8, which the server lacks", status=HEADER_NEEDS_UTF8)
+    if needs_requiretls(delivery) and not capabilities.require_tls:
+        return Failed(reason="the message has REQUIRETLS, which the server lacks", status=REQUIRETLS_NEEDED)
     if body.eight_bit and not capabilities.eight_bit_mime:
         reason = "the message has octets above 127, and the server lacks 8BITMIME"
         return Failed(reason=reason, status=CONVERSION_REQUIRED)

@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.route import AddressFamily, Host, Site, Target
+from relayd.mail.tls import Demand
 from relayd.route import mx, smart_host, targets
 from relayd.route.answers import Resolver
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
-from relayd.route.policy import NoDane, configured, fold, label
+from relayd.route.policy import DaneVerdict, NoDane, configured, fold, label
 from relayd.route.settings import RouteSettings
 from relayd.route.targets import Sifted, TargetRules
 
@@ -69,21 +70,31 @@ class Router:
         Judged anew for every connection, because a name may lead elsewhere by now; the hosts of a configured route are
         exempt.  Deferred (4.4.3, 4.4.4) and Failed (5.4.6) have scope HOST: ask the next one.
         """
-        demand = fold(
-            host.name, level=site.tls, dane=NoDane("not asked"), sts=site.sts, pinned=bool(site.setup.ca_file)
-        )
+        _, demand = await self.demand(host, site)
         if isinstance(demand, Deferred):
             return demand
-        rules = None if site.configured else self._rules(self._settings)
-        if _is_address(host.name):
-            judged = _judge_address(host.name, rules)
-        elif site.configured and host.name == "localhost":
-            judged = _localhost(site.address_family)
-        else:
-            judged = (await self._judge([host.name], site.address_family, rules))[host.name]
+        judged = await self._judge_host(host.name, site.address_family, configured=site.configured)
         if judged.permitted:
             return [Target(host=host, address=address, demand=demand) for address in judged.permitted]
-        return _no_target(host, judged)
+        return _no_target(host.name, judged)
+
+    async def reach(self, name: str, *, configured: bool) -> tuple[str, ...] | Deferred | Failed:
+        """Return the addresses of a server that is no mail exchanger, as `addresses` does those of a host."""
+        judged = await self._judge_host(name, self._settings.address_family, configured=configured)
+        return judged.permitted or _no_target(name, judged)
+
+    async def _judge_host(self, name: str, family: AddressFamily, *, configured: bool) -> Sifted:
+        rules = None if configured else self._rules(self._settings)
+        if _is_address(name):
+            return _judge_address(name, rules)
+        if configured and name == "localhost":
+            return _localhost(family)
+        return (await self._judge([name], family, rules))[name]
+
+    async def demand(self, host: Host, site: Site) -> tuple[DaneVerdict, Demand | Deferred]:
+        """Return what DANE says of a host of a site, and what is demanded of a connection to it, all in all."""
+        dane: DaneVerdict = NoDane("not asked")
+        return dane, fold(host.name, level=site.tls, dane=dane, sts=site.sts, pinned=bool(site.setup.ca_file))
 
     async def _site(self, destination: str, found: Candidates, settings: RouteSettings) -> Site | Deferred | Failed:
         rules = self._rules(settings)
@@ -153,12 +164,12 @@ def _judge_address(address: str, rules: TargetRules | None) -> Sifted:
     return Sifted(permitted=(address,), found=(address,))
 
 
-def _no_target(host: Host, judged: Sifted) -> Deferred | Failed:
+def _no_target(name: str, judged: Sifted) -> Deferred | Failed:
     if judged.trouble:
-        reason = f"cannot look up {host.name}: {judged.trouble}"
+        reason = f"cannot look up {name}: {judged.trouble}"
         return Deferred(scope=Scope.HOST, reason=reason, status=mx.DNS_TROUBLE)
     if judged.refusals:
-        reason = f"{host.name} may not be connected to: {judged.refusals[0]}"
+        reason = f"{name} may not be connected to: {judged.refusals[0]}"
         return Failed(scope=Scope.HOST, reason=reason, status=mx.LOOP)
-    reason = f"{host.name} has no address" + (" of a family that we use" if judged.found else "")
+    reason = f"{name} has no address" + (" of a family that we use" if judged.found else "")
     return Deferred(scope=Scope.HOST, reason=reason, status=mx.UNROUTABLE)

@@ -27,6 +27,7 @@ from relayd.spool.rows import (
     recipient_of,
     reverse_path_of,
     time_of,
+    wish_of,
 )
 from relayd.spool.sites import witnessed
 
@@ -111,6 +112,7 @@ def _notice(db: Database, notice_id: str, message_id: str, action: str, numbers:
         ret=row[3],
         envid=row[4],
         deadline=deadline_of(row),
+        tls=wish_of(row),
     )
 
 

@@ -17,6 +17,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Envelope
 from relayd.mail.message import Body, Message
 from relayd.mail.recipient import Notify, Recipient, Status
+from relayd.mail.tls import TlsWish
 from relayd.spool.database import Row
 from relayd.spool.queue import HistoryRow
 
@@ -25,7 +26,7 @@ FACTS = ("eight_bit", "eight_bit_header", "long_lines", "nul", "canonical")  # b
 
 MESSAGE = (
     "id, arrived, sender, ret, envid, size, wire_size, header_end, cuts, prefix, facts, notification, held, "
-    "deadline, deadline_mode, deadline_trace"
+    "deadline, deadline_mode, deadline_trace, tls"
 )
 RECIPIENT = (
     "number, local_part, destination, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, "
@@ -106,6 +107,7 @@ def message_values(message: Message) -> tuple[Any, ...]:
         None if deadline is None else microseconds(deadline.at),
         None if deadline is None else deadline.mode.value,
         deadline is not None and deadline.trace,
+        envelope.tls.value,
         len(envelope.recipients),
         waiting,
         NOTHING_TO_WARN_OF if envelope.reverse_path is None else 0,
@@ -197,6 +199,11 @@ def deadline_of(row: Row) -> Deadline | None:
     return None if at is None else Deadline(at=time_of(at), mode=DeadlineMode(mode), trace=bool(trace))
 
 
+def wish_of(row: Row) -> TlsWish:
+    """Return what the sender of a row of the columns MESSAGE wishes of TLS."""
+    return TlsWish(row[16])
+
+
 def message_of(row: Row, recipients: Iterable[Recipient]) -> Message:
     """Return the message of a row of the columns MESSAGE."""
     envelope = Envelope(
@@ -205,6 +212,7 @@ def message_of(row: Row, recipients: Iterable[Recipient]) -> Message:
         ret=row[3],
         envid=row[4],
         deadline=deadline_of(row),
+        tls=wish_of(row),
     )
     return Message(
         id=row[0],
@@ -229,6 +237,7 @@ def delivery_of(row: Row, recipients: Iterable[Recipient], lease: int) -> Delive
         envid=row[4],
         notification=bool(row[11]),
         deadline=deadline_of(row),
+        tls=wish_of(row),
     )
 
 

@@ -153,5 +153,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHERE deadline_mode = 'notify' AND warned < 2 AND held = 0 AND open > 0 AND deadline > arrived
         """,
     ),
+    ("ALTER TABLE messages ADD COLUMN tls INTEGER NOT NULL DEFAULT 0",),  # mail.tls.TlsWish
 )
 VERSION = len(MIGRATIONS)

@@ -18,6 +18,7 @@ from relayd.mail.address import Address
 from relayd.mail.envelope import Envelope
 from relayd.mail.errors import InvalidAddress
 from relayd.mail.recipient import Recipient
+from relayd.mail.tls import TlsWish
 from relayd.submission.deadline import read_deadline
 from relayd.submission.header import Field, Header
 from relayd.submission.mailboxes import MAX_ADDRESSES, addresses_in, text_of, too_many
@@ -101,7 +102,16 @@ def read_envelope(header: Header, domains: Domains, arrived: datetime) -> Envelo
         ret=parameters.ret,
         envid=parameters.envid,
         deadline=read_deadline(header, parameters.by, arrived),
+        tls=_wish(header.fields, parameters),
     )
+
+
+def _wish(fields: Iterable[Field], parameters: SenderParameters) -> TlsWish:
+    """RFC 8689 section 4.1: where both are given, REQUIRETLS counts."""
+    if parameters.require_tls:
+        return TlsWish.REQUIRED
+    given = [field.value.strip().lower() for field in fields if field.name == "tls-required"]
+    return TlsWish.OPTIONAL if given == [b"no"] else TlsWish.POLICY
 
 
 def _declared_sender(

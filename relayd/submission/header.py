@@ -53,6 +53,7 @@ _KEPT = _RECIPIENTS | {
     b"resent-date",
     b"resent-message-id",
     b"resent-reply-to",
+    b"tls-required",
     _DEADLINE,
 }
 _CUT = frozenset({b"bcc", b"resent-bcc", b"return-path", _DEADLINE})

@@ -1,4 +1,5 @@
-"""The ESMTP parameters behind an address of an X-Sender or X-Receiver line (RFC 3461 section 4, RFC 2852 section 4).
+"""The ESMTP parameters behind an address of an X-Sender or X-Receiver line (RFC 3461 section 4, RFC 2852
+section 4, RFC 8689 section 2).
 
 Pure.  Values are checked where they come in, because they go out on the MAIL and RCPT lines and into notifications:
 xtext of printable ASCII, and nothing hidden in it that is not printable either.
@@ -27,11 +28,12 @@ _IGNORED = frozenset({"AUTH", "BODY", "SIZE", "SMTPUTF8"})  # of the hop the mes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SenderParameters:
-    """RET, ENVID and BY, None where they were not given."""
+    """RET, ENVID and BY, None where they were not given; REQUIRETLS."""
 
     ret: str | None = None
     envid: str | None = None
     by: Deadline | None = None
+    require_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,16 @@ class ReceiverParameters:
 
 def sender_parameters(text: str, arrived: datetime) -> SenderParameters:
     """Parse what follows the address of X-Sender, in a file that arrived then; raises Refused."""
-    given = _split(text, "X-Sender", frozenset({"RET", "ENVID", "BY"}))
+    given = _split(text, "X-Sender", frozenset({"RET", "ENVID", "BY", "REQUIRETLS"}))
     ret, envid = given.get("RET"), given.get("ENVID")
     if ret is not None and ret.upper() not in ("FULL", "HDRS"):
         raise _bad("X-Sender", f"RET={ret}")
     if envid is not None and (len(envid) > MAX_ENVID or not _XTEXT.fullmatch(envid) or _DELETE in envid):
         raise _bad("X-Sender", f"ENVID={envid}")
+    if given.get("REQUIRETLS"):
+        raise _bad("X-Sender", f"REQUIRETLS={given['REQUIRETLS']}")
     by = _deadline(given["BY"], arrived) if "BY" in given else None
-    return SenderParameters(ret=ret.upper() if ret else None, envid=envid, by=by)
+    return SenderParameters(ret=ret.upper() if ret else None, envid=envid, by=by, require_tls="REQUIRETLS" in given)
 
 
 def _deadline(text: str, arrived: datetime) -> Deadline:

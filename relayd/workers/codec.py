@@ -33,6 +33,7 @@ from relayd.mail.tls import (
     TlsSession,
     TlsSetup,
     TlsVersion,
+    TlsWish,
 )
 from relayd.relay.relayer import Ended
 
@@ -42,6 +43,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATUS = {status.value: status for status in Status}
 _SCOPE = {scope.value: scope for scope in Scope}
+_WISH = {wish.value: wish for wish in TlsWish}
 _PROOF = {proof.value: proof for proof in Proof}
 _FAILURE: dict[str, type[Deferred] | type[Failed]] = {"deferred": Deferred, "failed": Failed}
 
@@ -71,12 +73,13 @@ def pack_delivery(delivery: Delivery) -> Packed:
         delivery.envid,
         delivery.notification,
         _pack_deadline(delivery.deadline),
+        delivery.tls.value,
     )
 
 
 def delivery_of(packed: Packed) -> Delivery:
     """Undo `pack_delivery`."""
-    message_id, sender, recipients, body, arrived, lease, ret, envid, notification, deadline = packed
+    message_id, sender, recipients, body, arrived, lease, ret, envid, notification, deadline, tls = packed
     return Delivery(
         id=message_id,
         reverse_path=Address(*sender) if sender else None,
@@ -88,6 +91,7 @@ def delivery_of(packed: Packed) -> Delivery:
         envid=envid,
         notification=notification,
         deadline=_deadline_of(deadline),
+        tls=_WISH[tls],
     )
 
 
@@ -304,6 +308,7 @@ def pack_site(site: Site) -> Packed:
         site.source_addresses,
         site.address_family.value,
         site.sts and (site.sts.enforce, tuple(site.sts.hosts)),
+        site.dane,
         _pack_setup(site.setup),
         site.configured,
     )
@@ -311,7 +316,7 @@ def pack_site(site: Site) -> Packed:
 
 def site_of(packed: Packed) -> Site:
     """Undo `pack_site`."""
-    key, hosts, tls, credentials, source_addresses, address_family, sts, setup, configured = packed
+    key, hosts, tls, credentials, source_addresses, address_family, sts, dane, setup, configured = packed
     return Site(
         key=key,
         hosts=tuple(tuple(host_of(host) for host in group) for group in hosts),
@@ -320,6 +325,7 @@ def site_of(packed: Packed) -> Site:
         source_addresses=source_addresses,
         address_family=AddressFamily(address_family),
         sts=Sts(enforce=sts[0], hosts=frozenset(sts[1])) if sts else None,
+        dane=dane,
         setup=_setup_of(setup),
         configured=configured,
     )

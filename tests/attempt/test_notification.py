@@ -19,6 +19,7 @@ from relayd.mail.address import Address
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.recipient import Notify, Status
 from relayd.mail.settlement import Action, Notice
+from relayd.mail.tls import TlsWish
 from tests.attempt.situations import HOSTNAME, NOW, SENDER, a_failed_recipient, a_notice, a_recipient
 
 UNTIL = NOW + timedelta(days=5)
@@ -178,6 +179,24 @@ def test_a_bounce_past_the_deadline_tells_programs_when_it_was() -> None:
     assert blocks[0]["Deliver-By-Date"] == "Sun, 22 Nov 2026 07:20:00 +0000"
     assert (blocks[1]["Status"], blocks[1]["Diagnostic-Code"]) == ("5.4.7", "smtp; 451 4.3.0 not now")
     assert "the deadline, 2026-11-22 07:20:00 UTC, passed" in words.get_content().replace("\r\n    ", " ")
+
+
+def test_a_bounce_is_as_confidential_as_what_it_is_about() -> None:
+    """RFC 8689 section 5: REQUIRETLS goes on, and RET=FULL is disregarded."""
+    notice = a_notice(ORIGINAL, ret="FULL", tls=TlsWish.REQUIRED)
+
+    message, content = notification(notice, ORIGINAL)
+
+    assert message.envelope.tls is TlsWish.REQUIRED
+    assert content.startswith(b"X-Sender: <> REQUIRETLS\r\n")
+    assert parts_of(read(notice, ORIGINAL))[2].get_content_type() == "text/rfc822-headers"
+
+
+def test_a_wish_for_less_tls_is_not_the_bounces() -> None:
+    message, content = notification(a_notice(tls=TlsWish.OPTIONAL))
+
+    assert message.envelope.tls is TlsWish.POLICY
+    assert content.startswith(b"X-Sender: <>\r\n")
 
 
 def test_a_success_is_told_as_relayed() -> None:

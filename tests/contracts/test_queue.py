@@ -18,6 +18,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
+from relayd.mail.tls import TlsWish
 from relayd.spool.queue import HistoryRow, Listed, Queue
 from relayd.spool.sqlite import SqliteQueue
 from tests.simulation.inline import InlineConnections
@@ -90,6 +91,7 @@ class TestAdd:
             ret="HDRS",
             body=body,
             deadline=by(NOW + timedelta(microseconds=1), DeadlineMode.RETURN, trace=True),
+            tls=TlsWish.REQUIRED,
         )
         await queue.add([message])
 

@@ -27,12 +27,13 @@ from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import whole
 from relayd.relay.engine import Engine
 from relayd.relay.engines import engine_for
+from relayd.relay.equipment import Equipment
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
 from relayd.relay.plans import Plan, PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
-from relayd.relay.relayer import Ended, Equipment, Relayer
+from relayd.relay.relayer import Ended, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.tls import TlsContexts, TlsMemory
@@ -188,10 +189,13 @@ class Book:
     known: dict[str, list[str] | Deferred | Failed] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     demand: Demand | None = None  # the site's level alone, unless given
+    relaxed: Demand | None = None  # for a site where DANE and MTA-STS are not asked
 
     async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
         self.asked.append(host.name)
         found = self.known.get(host.name, ["127.0.0.1"])
+        if self.relaxed is not None and not site.dane:
+            return [Target(host=host, address="127.0.0.1", demand=replace(self.relaxed, level=site.tls))]
         if isinstance(found, list):
             demand = self.demand or Demand(level=site.tls)
             return [Target(host=host, address=address, demand=demand) for address in found]
@@ -308,3 +312,9 @@ def on(loop: str, story: Coroutine[Any, Any, None]) -> None:
             runner.run(story)
     else:
         asyncio.run(story)
+
+
+def talking_to(relayer: Relayer) -> Engine | None:
+    """The engine of the connection that a relayer has now."""
+    exchange = relayer._round._exchange if relayer._round is not None else None
+    return exchange.engine if exchange is not None else None

@@ -102,6 +102,7 @@ def _delivery(row: MessageRow, recipients: Iterable[Recipient], lease: int) -> D
         lease=lease,
         ret=message.envelope.ret,
         envid=message.envelope.envid,
+        tls=message.envelope.tls,
         notification=message.notification,
         deadline=message.envelope.deadline,
     )

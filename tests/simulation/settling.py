@@ -263,6 +263,7 @@ def _notice(db: Tables, notice: NoticeRow) -> Notice:
         arrived=message.arrived,
         ret=message.envelope.ret,
         envid=message.envelope.envid,
+        tls=message.envelope.tls,
         deadline=message.envelope.deadline,
     )
 

@@ -15,6 +15,7 @@ from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.mail.submission import Submission
+from relayd.mail.tls import TlsWish
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -42,6 +43,7 @@ def a_message(
         recipients=recipients,
         ret=fields.pop("ret", None),
         deadline=fields.pop("deadline", None),
+        tls=fields.pop("tls", TlsWish.POLICY),
     )
     return Message(id=message_id, envelope=envelope, body=body, arrived=arrived, **fields)
 

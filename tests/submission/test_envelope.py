@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.envelope import Envelope
 from relayd.mail.recipient import Notify
+from relayd.mail.tls import TlsWish
 from relayd.submission.envelope import Domains, read_envelope
 from relayd.submission.header import read_header
 from relayd.submission.refusal import Refused
@@ -93,6 +94,24 @@ def test_esmtp_parameters_come_along() -> None:
     assert (envelope.ret, envelope.envid) == ("HDRS", "42")
     assert [recipient.notify for recipient in envelope.recipients] == [Notify.NEVER, Notify.SUCCESS | Notify.DELAY]
     assert envelope.recipients[1].orcpt == "rfc822;c@example.org"
+
+
+@pytest.mark.parametrize(
+    ("octets", "wish"),
+    [
+        (b"From: a@b\nTo: c@d\n\n", TlsWish.POLICY),
+        (b"X-Sender: <a@b> requiretls\nX-Receiver: c@d\n\n", TlsWish.REQUIRED),
+        (b"X-Sender: <> RET=HDRS REQUIRETLS\nX-Receiver: c@d\n\n", TlsWish.REQUIRED),
+        (b"From: a@b\nTLS-Required: No\nTo: c@d\n\n", TlsWish.OPTIONAL),
+        (b"From: a@b\nTo: c@d\ntls-required:\tNO \n\n", TlsWish.OPTIONAL),
+        (b"From: a@b\nTo: c@d\nTLS-Required: Yes\n\n", TlsWish.POLICY),
+        (b"From: a@b\nTo: c@d\nTLS-Required: No\nTLS-Required: Maybe\n\n", TlsWish.POLICY),
+        (b"X-Sender: <a@b> REQUIRETLS\nX-Receiver: c@d\nTLS-Required: No\n\n", TlsWish.REQUIRED),
+    ],
+)
+def test_a_message_may_wish_for_more_tls_or_for_less(octets: bytes, wish: TlsWish) -> None:
+    """RFC 8689 sections 2 and 3."""
+    assert envelope_of(octets).tls is wish
 
 
 @pytest.mark.parametrize(

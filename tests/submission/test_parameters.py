@@ -72,6 +72,7 @@ def test_a_by_value_counts_from_the_arrival(text: str, seconds: int, mode: Deadl
         "ENVID=" + "x" * 101,
         "NOTIFY=NEVER",
         "RET=FULL RET=FULL",
+        "REQUIRETLS=YES",
         "X",
     ],
 )

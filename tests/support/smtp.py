@@ -21,6 +21,7 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -453,10 +454,11 @@ class Authority:
     def __init__(self) -> None:
         self._ca = trustme.CA()
 
-    def server(self, *names: str) -> ssl.SSLContext:
-        """Return a context for a server that is called so."""
+    def server(self, *names: str, expired: bool = False, common_name: str | None = None) -> ssl.SSLContext:
+        """Return a context for a server that is called so; `common_name` is in the subject alone."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._ca.issue_cert(*names).configure_cert(context)
+        until = datetime.now(UTC) - timedelta(days=1) if expired else None
+        self._ca.issue_cert(*names, common_name=common_name, not_after=until).configure_cert(context)
         return context
 
     @property

@@ -1,0 +1,180 @@
+"""`relayd probe`: go to the mail exchangers of a destination as a relayer would, up to the first MAIL, and say what was
+found.  No message is sent; the daemon does not learn of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from relayd.cli.route import demand_words, exit_code, way_lines, way_summary
+from relayd.cli.shown import printable
+from relayd.cli.spool import SpoolBeside, printing
+from relayd.cli.way import Way, find, router_of
+from relayd.identity import hostname_of_machine, identity
+from relayd.mail.outcome import Deferred, Failed
+from relayd.mail.route import Site, Target
+from relayd.mail.tls import Evidence
+from relayd.relay.capabilities import Capabilities
+from relayd.relay.connection import tcp_socket
+from relayd.relay.entrance import Entrance, Established
+from relayd.relay.partings import Partings
+from relayd.relay.plans import Plan
+from relayd.relay.secrecy import Secrecy
+from relayd.relay.stirring import Stirring
+from relayd.relay.tls import TlsContexts, TlsMemory
+from relayd.route.own import own_addresses
+from relayd.sections import Config
+from relayd.settings import relay_settings
+
+EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What came of one address; `failure` None: it waited for MAIL."""
+
+    target: Target
+    seconds: float
+    failure: Deferred | Failed | None
+    evidence: Evidence | None = None
+    offered: Capabilities | None = None
+
+
+@click.command(short_help="Try the connection to a mail exchanger, up to the first MAIL.")
+@click.argument("subject", metavar="ADDRESS|DOMAIN")
+@click.option("--all", "every", is_flag=True, help="Every address of every host, not only until one lets us in.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.pass_obj
+def probe(config_path: Any, subject: str, every: bool, as_json: bool) -> int:
+    """Connect to where mail to an address or a domain would go: greet, negotiate TLS as it is demanded, authenticate if
+    the route has a password, and quit before MAIL.  Says whether mail would be let in.
+
+    Exits with 75 if it would wait, and with 69 if it would fail.
+    """
+    config = SpoolBeside(config_path).config
+    way, probed = asyncio.run(_probed(config, subject, every=every))
+    with printing():
+        if as_json:
+            click.echo(json.dumps(way_summary(way) | {"probes": [_summary(each) for each in probed]}))
+        else:
+            for line in _lines(way, probed):
+                click.echo(printable(line))
+    return _code(way, probed)
+
+
+async def _probed(config: Config, subject: str, *, every: bool) -> tuple[Way, list[Probed]]:
+    async with router_of(config) as router:
+        way = await find(router, subject)
+        return way, [each async for each in _probe(config, way, every=every)]
+
+
+async def _probe(config: Config, way: Way, *, every: bool) -> AsyncIterator[Probed]:
+    """Try one address after the other."""
+    if not isinstance(way.where, Site):
+        return
+    partings = Partings(config.timeouts.quit)
+    for step in way.steps:
+        for target in step.targets if isinstance(step.targets, tuple) else ():
+            found = await _enter(config, way.where, target, partings)
+            yield found
+            if found.failure is None and not every:
+                await partings.over()
+                return
+    await partings.over()
+
+
+async def _enter(config: Config, site: Site, target: Target, partings: Partings) -> Probed:
+    loop = asyncio.get_running_loop()
+    settings = relay_settings(config, identity(config.relay.hostname, hostname_of_machine(), own_addresses()))
+    entrance = Entrance(
+        target,
+        site,
+        settings,
+        contexts=TlsContexts(),
+        memory=TlsMemory(settings.tls_memory),
+        partings=partings,
+        stirring=Stirring(loop.time),
+        clock=lambda: datetime.now(UTC),
+        new_socket=tcp_socket,
+    )
+    began = loop.time()
+    result = await entrance.enter()
+    seconds = loop.time() - began
+    if not isinstance(result, Established):
+        return Probed(target=target, seconds=seconds, failure=Secrecy(site.credentials).of_failure(result))
+    partings.part(result.wire)
+    return Probed(target=target, seconds=seconds, failure=None, evidence=result.evidence, offered=result.capabilities)
+
+
+def _code(way: Way, probed: list[Probed]) -> int:
+    if not isinstance(way.where, Site):
+        return exit_code(way.where)
+    if any(each.failure is None for each in probed):
+        return EX_OK
+    failed = bool(probed) and all(isinstance(each.failure, Failed) for each in probed)
+    return EX_UNAVAILABLE if failed else EX_TEMPFAIL
+
+
+def _summary(probed: Probed) -> dict[str, Any]:
+    evidence, offered = probed.evidence, probed.offered
+    return {
+        "host": probed.target.host.name,
+        "address": probed.target.address,
+        "port": probed.target.host.port,
+        "seconds": round(probed.seconds, 3),
+        "accepted": probed.failure is None,
+        "failure": str(probed.failure) if probed.failure else None,
+        "tls": str(evidence) if evidence else None,
+        "cipher": evidence.cipher if evidence else None,
+        "plan": Plan.of(offered).value if offered else None,
+        "offers": list(_offers(offered)) if offered else [],
+    }
+
+
+def _lines(way: Way, probed: list[Probed]) -> Iterator[str]:
+    if not isinstance(way.where, Site):
+        yield from way_lines(way)
+        return
+    yield f"{way.destination}, to the site {way.where.key}"
+    for step in way.steps:
+        if isinstance(step.targets, Deferred | Failed):
+            yield f"{step.host}: is not used: {step.targets}"
+    for each in probed:
+        yield f"{each.target}"
+        yield f"  {'demands':12}{demand_words(each.target.host.name, each.target.demand)}"
+        if each.failure is not None:
+            yield f"  {'refused':12}{each.failure} (after {each.seconds:.2f} s)"
+            continue
+        tls = f"{each.evidence}, {each.evidence.cipher}" if each.evidence else "none: clear text"
+        yield f"  {'TLS':12}{tls}"
+        if each.offered:
+            yield f"  {'offers':12}{', '.join(_offers(each.offered)) or 'nothing'}: {Plan.of(each.offered).value}"
+        yield f"  {'accepted':12}it waits for MAIL, after {each.seconds:.2f} s"
+    if any(each.failure is None for each in probed):
+        yield "Mail would be let in."
+    else:
+        yield "No host lets us in now: mail would wait."
+
+
+def _offers(offered: Capabilities) -> Iterator[str]:
+    named = (
+        ("PIPELINING", offered.pipelining),
+        ("CHUNKING", offered.chunking),
+        ("8BITMIME", offered.eight_bit_mime),
+        ("SMTPUTF8", offered.smtputf8),
+        ("DSN", offered.dsn),
+        ("DELIVERBY", offered.deliver_by),
+        ("REQUIRETLS", offered.require_tls),
+    )
+    yield from (name for name, is_offered in named if is_offered)
+    if offered.size is not None:
+        yield f"SIZE {offered.size}"
+    if offered.auth:
+        yield f"AUTH {' '.join(sorted(offered.auth))}"
