@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 T = TypeVar("T")
 
 MAX_RECORDS = 100  # kept of one answer: ten times what is ever tried, so that an answer of 64 KiB costs no memory
+MAX_TEXT = 1024  # characters kept of a TXT record: several times what any of those that we ask for has
 
 
 class Kind(Enum):
@@ -22,6 +23,7 @@ class Kind(Enum):
     MX = "MX"
     A = "A"
     AAAA = "AAAA"
+    TXT = "TXT"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,3 +79,7 @@ class Resolver(Protocol):
 
     async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
         """Return the IP addresses of `name`, of `kind` A or AAAA, in the order of the answer; at most MAX_RECORDS."""
+
+    async def texts(self, name: str) -> LookUp[str]:
+        """Return the TXT records of `name`, in the order of the answer; at most MAX_RECORDS, of each the first MAX_TEXT
+        characters.  The strings of a record are joined (RFC 8461 section 3.1); what is not ASCII is U+FFFD."""

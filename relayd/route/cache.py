@@ -92,6 +92,10 @@ class CachingResolver:
         """See Resolver."""
         return cast(LookUp[str], await self._answer((name, kind)))
 
+    async def texts(self, name: str) -> LookUp[str]:
+        """See Resolver."""
+        return cast(LookUp[str], await self._answer((name, Kind.TXT)))
+
     async def all_addresses(self, names: Iterable[str]) -> dict[str, tuple[LookUp[str], LookUp[str]]]:
         """Return the A and the AAAA answer for every name, looked up concurrently; at once if all are kept."""
         now = self._clock()
@@ -119,13 +123,18 @@ class CachingResolver:
         return await asyncio.shield(task)
 
     async def _ask(self, key: Key) -> Answer:
-        name, kind = key
         try:
-            query: Coroutine[Any, Any, Answer] = (
-                self._resolver.exchangers(name) if kind is Kind.MX else self._resolver.addresses(name, kind)
-            )
-            answer = await query
+            answer = await self._query(*key)
             self._cache.put(key, answer, self._clock())
             return answer
         finally:
             del self._asking[key]
+
+    def _query(self, name: str, kind: Kind) -> Coroutine[Any, Any, Answer]:
+        match kind:
+            case Kind.MX:
+                return self._resolver.exchangers(name)
+            case Kind.TXT:
+                return self._resolver.texts(name)
+            case Kind.A | Kind.AAAA:
+                return self._resolver.addresses(name, kind)

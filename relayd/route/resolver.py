@@ -26,13 +26,14 @@ import dns.nameserver
 import dns.rdata
 import dns.rdatatype
 import dns.rdtypes.ANY.MX
+import dns.rdtypes.ANY.TXT
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.resolver
 import dns.ttl
 
 from relayd.mail.errors import ResolveError
-from relayd.route.answers import MAX_RECORDS, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
+from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 from relayd.route.settings import DnsSettings, parse_nameserver
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -71,6 +72,13 @@ class DnsResolver:
         answer = await self._look_up(name, kind)
         if isinstance(answer, Found):
             return Found(tuple(_addresses(answer.records))[:MAX_RECORDS], answer.ttl)
+        return answer
+
+    async def texts(self, name: str) -> LookUp[str]:
+        """See answers.Resolver."""
+        answer = await self._look_up(name, Kind.TXT)
+        if isinstance(answer, Found):
+            return Found(tuple(_texts(answer.records))[:MAX_RECORDS], answer.ttl)
         return answer
 
     async def _look_up(self, name: str, kind: Kind) -> LookUp[dns.rdata.Rdata]:
@@ -156,6 +164,12 @@ def _addresses(records: Iterable[dns.rdata.Rdata]) -> Iterable[str]:
     for record in records:
         if isinstance(record, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA):
             yield ipaddress.ip_address(record.address).compressed
+
+
+def _texts(records: Iterable[dns.rdata.Rdata]) -> Iterable[str]:
+    for record in records:
+        if isinstance(record, dns.rdtypes.ANY.TXT.TXT):
+            yield b"".join(record.strings).decode("ascii", "replace")[:MAX_TEXT]
 
 
 def _reason(error: Exception) -> str:

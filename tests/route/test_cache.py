@@ -32,6 +32,10 @@ class SlowResolver:
         self.asked += 1
         return await self.answers.get()
 
+    async def texts(self, name: str) -> LookUp[str]:
+        self.asked += 1
+        return await self.answers.get()
+
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):

@@ -19,7 +19,7 @@ import dns.rdatatype
 import dns.rrset
 
 from relayd.demo.dns import DnsServer, wire
-from relayd.route.answers import MAX_RECORDS, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
+from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 
 Write = Callable[[bytes], None]
 
@@ -162,6 +162,7 @@ class Zone(Protocol):
     def null_mx(self, name: str) -> None: ...
     def a(self, name: str, *addresses: str) -> None: ...
     def aaaa(self, name: str, *addresses: str) -> None: ...
+    def txt(self, name: str, *texts: str) -> None: ...
     def cname(self, name: str, target: str) -> None: ...
     def exists(self, name: str) -> None: ...
     def servfail(self, name: str, rdtype: str | None = None) -> None: ...
@@ -177,6 +178,7 @@ class MemoryResolver:
         self.queries: list[tuple[str, str]] = []
         self._exchangers: dict[str, tuple[Exchanger, ...]] = {}
         self._addresses: dict[tuple[str, Kind], tuple[str, ...]] = {}
+        self._texts: dict[str, tuple[str, ...]] = {}
         self._aliases: dict[str, str] = {}
         self._faults: dict[tuple[str, str | None], str] = {}
         self._names: set[str] = set()
@@ -196,6 +198,10 @@ class MemoryResolver:
     def aaaa(self, name: str, *addresses: str) -> None:
         self._names.add(name)
         self._addresses[name, Kind.AAAA] = addresses
+
+    def txt(self, name: str, *texts: str) -> None:
+        self._names.add(name)
+        self._texts[name] = texts
 
     def cname(self, name: str, target: str) -> None:
         self._names.add(name)
@@ -227,6 +233,13 @@ class MemoryResolver:
         records = self._addresses.get((target, kind), ())[:MAX_RECORDS]
         return Found(records, self.ttl) if records else self._absent(target)
 
+    async def texts(self, name: str) -> LookUp[str]:
+        target = self._target(name, Kind.TXT)
+        if not isinstance(target, str):
+            return target
+        records = tuple(_ascii(text)[:MAX_TEXT] for text in self._texts.get(target, ())[:MAX_RECORDS])
+        return Found(records, self.ttl) if records else self._absent(target)
+
     def _target(self, name: str, kind: Kind) -> str | Unavailable:
         self.queries.append((name, kind.value))
         for _ in range(16):
@@ -240,6 +253,10 @@ class MemoryResolver:
 
     def _absent(self, name: str) -> NoName | NoData:
         return NoData(self.ttl) if name in self._names else NoName(self.ttl)
+
+
+def _ascii(text: str) -> str:
+    return text.encode().decode("ascii", "replace")
 
 
 def fill(zone: Zone, names: Iterable[str], address: str) -> None:
