@@ -25,7 +25,7 @@ from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import Credentials
-from relayd.mail.tls import TlsPolicy, TlsSetup
+from relayd.mail.tls import TlsSetup
 from relayd.password import check_secret, read_password
 from relayd.report.settings import DkimKey
 from relayd.route.settings import RouteRule, TlsRule
@@ -104,7 +104,7 @@ class _Reader:
             path=self._path,
             spool=self._spool,
             tls_setup=self._setup,
-            tls_rules=tuple(self._tls_rules(domains, sections["tls"].policy)),
+            tls_rules=tuple(self._tls_rules(domains, sections["tls"])),
             **self._report(report),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
@@ -227,7 +227,7 @@ class _Reader:
 
     # TLS
 
-    def _tls_rules(self, tables: Any, policy: TlsPolicy) -> Iterator[TlsRule]:
+    def _tls_rules(self, tables: Any, tls: TlsSection) -> Iterator[TlsRule]:
         if not isinstance(tables, list):
             self._mistake("tls.domain", "is written [[tls.domain]], with double brackets")
             return
@@ -238,7 +238,12 @@ class _Reader:
                 continue
             try:
                 patterns = tuple(parse_pattern(pattern) for pattern in section.match)
-                yield TlsRule(match=patterns, level=section.policy or policy, setup=self._tls_setup(section, where))
+                yield TlsRule(
+                    match=patterns,
+                    level=section.policy or tls.policy,
+                    setup=self._tls_setup(section, where),
+                    mta_sts=tls.mta_sts if section.mta_sts is None else section.mta_sts,
+                )
             except ValueError as error:
                 self._mistake(f"{where}.match", str(error))
 

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import uvloop
 
@@ -40,9 +41,12 @@ from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.report.reporter import Reporter
 from relayd.report.settings import ReportSettings
+from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
+from relayd.route.sts_cache import StsCache
+from relayd.route.sts_source import StsPolicies
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
@@ -139,8 +143,15 @@ class Daemon:
         self._resolver = DnsResolver(self._config.dns)
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
+        self._texts = CachingResolver(self._resolver, self._clock)
+        self._policies = await self._known_policies(spool.root / "mta-sts")
+        stack.push_async_callback(self._policies.close)
         self._router = Router(
-            route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
+            route_settings(self._config, self._identity),
+            self._resolver,
+            clock=self._clock,
+            own_addresses=own_addresses,
+            policies=self._policies,
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
@@ -183,6 +194,19 @@ class Daemon:
         if isinstance(self._relayers, Pool):
             await self._relayers.begun()
 
+    async def _known_policies(self, directory: Path) -> StsPolicies:
+        """Return the source of MTA-STS policies, with those that an earlier start left."""
+        cache = StsCache(directory, jitter=random.random, events=self._events)
+        await cache.load(self._clock())
+        return StsPolicies(
+            cache,
+            self._texts,
+            self._https,
+            clock=self._clock,
+            events=self._events,
+            sessions=lambda session: self._reports.session(session),
+        )
+
     def _in_process(self, spool: Spool) -> Relayers:
         """Let relayers run here."""
         ports = Ports(
@@ -221,12 +245,16 @@ class Daemon:
             texts=TextsPort(self._resolver),
             post=PostPort(spool, lambda message: self._manager.arrived([message])),
             https=self._https,
-            sts_lines=lambda domain: (),
+            sts_lines=self._sts_lines,
             clock=self._clock,
             jitter=random.random,
             events=self._events,
         )
         return TlsReports(reporter, self._events)
+
+    def _sts_lines(self, domain: str) -> tuple[str, ...]:
+        policy = self._policies.known(domain)
+        return () if policy is None else policy.lines
 
     def _report_settings(self) -> ReportSettings | None:
         settings = report_settings(self._config, self._identity)
@@ -254,6 +282,7 @@ class Daemon:
         else:
             self._reports.start(lambda: self._config.relay.check_interval)
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
+        beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
         relaying = asyncio.create_task(self._manager.run(once=once))
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
@@ -317,6 +346,7 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._texts.clear()
         self._https.reload()
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
-from relayd.mail.reply import Reply
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Host, Site, Target
-from relayd.mail.tls import TlsSession
+from relayd.mail.tls import Source, TlsResult, TlsSession
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
 from relayd.relay.engine import Engine
@@ -35,6 +36,10 @@ from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
 
 SECURITY = 7  # the subject of enhanced codes about it (RFC 3463 section 3.8)
+_BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why the router knows no demand for a host
+    EnhancedStatus(4, 7, 10): (Source.DANE, TlsResult.DNSSEC_INVALID),
+    EnhancedStatus(4, 7, 5): (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +150,10 @@ class Round:
         with self._work.stirring.waiting_for_us():
             found = await self._equipment.ports.addresses.addresses(host, self._site)
         if isinstance(found, Deferred | Failed):
-            self._note(found, barred=found.status is not None and found.status.subject == SECURITY)
+            barred = found.status is not None and found.status.subject == SECURITY
+            self._note(found, barred=barred)
+            if barred:
+                self._tell_barred(host, found)
             return []
         return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
             : self._equipment.settings.max_addresses
@@ -192,9 +200,29 @@ class Round:
         self.barred = self.barred or barred
         self.failed_otherwise = self.failed_otherwise or not barred
 
+    @property
+    def _reported(self) -> bool:
+        """Whether reports are to know: they are about mail exchangers, and what these themselves publish."""
+        return self._usual and not self._site.configured and bool(self._work.domains)
+
+    def _tell_barred(self, host: Host, why: Deferred | Failed) -> None:
+        """Tell of a host that may not even be connected to."""
+        source, result = _BARRED.get(why.status, (Source.CONFIGURED, TlsResult.VALIDATION_FAILURE))
+        if self._reported:
+            session = TlsSession(
+                domains=self._work.domains,
+                host=host.name,
+                address="",
+                local="",
+                result=result,
+                source=source,
+                detail=str(why.reason),
+            )
+            self._equipment.ports.sessions(session)
+
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
-        """Tell how TLS went, for reports: they are about mail exchangers."""
-        if entrance.tls is None or self._site.configured or not (self._usual and self._work.domains):
+        """Tell how TLS went."""
+        if entrance.tls is None or not self._reported:
             return
         result, detail = entrance.tls
         dane = target.demand.dane
