@@ -48,7 +48,7 @@ class Cost:
 class Book:
     """Every host is on loopback."""
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target]:
+    async def addresses(self, host: Host, site: Site, destinations: Sequence[str]) -> Sequence[Target]:
         return [Target(host=host, address="127.0.0.1")]
 
 

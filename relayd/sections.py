@@ -56,6 +56,7 @@ class TlsSection:
     """[tls]"""
 
     policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    dane: bool = True
     minimum_version: TlsVersion = TlsVersion.TLS_1_2
     ca_file: str = ""
 

@@ -16,9 +16,11 @@ from relayd.mail.tls import TlsSession
 class AddressBook(Protocol):
     """Finds the addresses of a host."""
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
-        """Return the addresses that may be connected to, best first, or why there are none.  Never raises for what
-        a resolver says."""
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
+        """Return the addresses that may be connected to with mail for `destinations`, best first, or why there are
+        none.  Never raises for what a resolver says."""
 
 
 class Reports(Protocol):

@@ -143,7 +143,7 @@ class Round:
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
         with self._work.stirring.waiting_for_us():
-            found = await self._equipment.ports.addresses.addresses(host, self._site)
+            found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
             self._note(found, barred=found.status is not None and found.status.subject == SECURITY)
             return []

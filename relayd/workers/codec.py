@@ -402,7 +402,7 @@ def _pack_demand(demand: Demand) -> Packed:
     return (
         demand.level.value,
         demand.source.value,
-        dane and ([(one.usage, one.selector, one.matching, one.content) for one in dane.records], dane.names),
+        dane and _pack_dane(dane),
         demand.trial,
     )
 
@@ -412,11 +412,17 @@ def _demand_of(packed: Packed) -> Demand:
     return Demand(level=TlsPolicy(level), source=Source(source), dane=dane and _dane_of(*dane), trial=trial)
 
 
-def _dane_of(records: Sequence[Packed], names: Sequence[str]) -> Dane:
+def _pack_dane(dane: Dane) -> Packed:
+    records = [(one.usage, one.selector, one.matching, one.content) for one in dane.records]
+    return (records, dane.names, dane.next_hops)
+
+
+def _dane_of(records: Sequence[Packed], names: Sequence[str], next_hops: Sequence[Sequence[str]]) -> Dane:
     return Dane(
         records=tuple(
             Tlsa(usage=usage, selector=selector, matching=matching, content=content)
             for usage, selector, matching, content in records
         ),
         names=tuple(names),
+        next_hops=tuple(tuple(each) for each in next_hops),
     )

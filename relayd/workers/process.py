@@ -229,14 +229,14 @@ class Process:
     def _tls(self, session: codec.Packed) -> None:
         self._ports.sessions(codec.session_of(session))
 
-    def _look_up(self, question: int, host: codec.Packed, site: codec.Packed) -> None:
-        task = asyncio.create_task(self._find(question, host, site))
+    def _look_up(self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]) -> None:
+        task = asyncio.create_task(self._find(question, host, site, destinations))
         self._looking_up.add(task)
         task.add_done_callback(self._looking_up.discard)
 
-    async def _find(self, question: int, host: codec.Packed, site: codec.Packed) -> None:
+    async def _find(self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]) -> None:
         try:
-            found = await self._ports.addresses.addresses(codec.host_of(host), codec.site_of(site))
+            found = await self._ports.addresses.addresses(codec.host_of(host), codec.site_of(site), destinations)
         except Exception as error:
             self._channel.send((messages.NOT_FOUND, question, repr(error)))
         else:

@@ -62,7 +62,9 @@ class Upstream:
         """See relayd/relay/ports.py."""
         self._channel.send((messages.TLS, codec.pack_session(session)))
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         """See relayd/relay/ports.py.
 
         Raises:
@@ -71,7 +73,8 @@ class Upstream:
         number = next(self._numbers)
         answer: asyncio.Future[list[Target] | Deferred | Failed] = asyncio.get_running_loop().create_future()
         self._questions[number] = answer
-        self._channel.send((messages.LOOK_UP, number, codec.pack_host(host), codec.pack_site(site)))
+        question = (codec.pack_host(host), codec.pack_site(site), tuple(destinations))
+        self._channel.send((messages.LOOK_UP, number, *question))
         try:
             return await answer
         finally:

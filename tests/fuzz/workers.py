@@ -76,7 +76,9 @@ class Daemon:
         recorded.set_result(None)
         return recorded
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         return [Target(host=host, address="192.0.2.1")]
 
     async def bury(self, noted: Noted, now: datetime) -> TakenOver:

@@ -191,7 +191,9 @@ class Book:
     demand: Demand | None = None  # the site's level alone, unless given
     relaxed: Demand | None = None  # for a site where DANE and MTA-STS are not asked
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         self.asked.append(host.name)
         found = self.known.get(host.name, ["127.0.0.1"])
         if self.relaxed is not None and not site.dane:
