@@ -25,7 +25,7 @@ from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.route import Credentials
-from relayd.mail.tls import TlsPolicy, TlsSetup
+from relayd.mail.tls import TlsSetup
 from relayd.password import check_secret, read_password
 from relayd.route.settings import RouteRule, TlsRule
 from relayd.route.smart_host import parse_host
@@ -99,7 +99,7 @@ class _Reader:
             path=self._path,
             spool=self._spool,
             tls_setup=self._setup,
-            tls_rules=tuple(self._tls_rules(domains, sections["tls"].policy)),
+            tls_rules=tuple(self._tls_rules(domains, sections["tls"])),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
             site_limits=self._site_limits(relay),
@@ -221,7 +221,7 @@ class _Reader:
 
     # TLS
 
-    def _tls_rules(self, tables: Any, policy: TlsPolicy) -> Iterator[TlsRule]:
+    def _tls_rules(self, tables: Any, tls: TlsSection) -> Iterator[TlsRule]:
         if not isinstance(tables, list):
             self._mistake("tls.domain", "is written [[tls.domain]], with double brackets")
             return
@@ -232,7 +232,12 @@ class _Reader:
                 continue
             try:
                 patterns = tuple(parse_pattern(pattern) for pattern in section.match)
-                yield TlsRule(match=patterns, level=section.policy or policy, setup=self._tls_setup(section, where))
+                yield TlsRule(
+                    match=patterns,
+                    level=section.policy or tls.policy,
+                    setup=self._tls_setup(section, where),
+                    mta_sts=tls.mta_sts if section.mta_sts is None else section.mta_sts,
+                )
             except ValueError as error:
                 self._mistake(f"{where}.match", str(error))
 

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import uvloop
 
@@ -39,9 +40,12 @@ from relayd.observe.parts import Parts
 from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
+from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
+from relayd.route.sts_cache import StsCache
+from relayd.route.sts_source import StsPolicies
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
@@ -134,8 +138,15 @@ class Daemon:
         self._resolver = DnsResolver(self._config.dns)
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
+        self._texts = CachingResolver(self._resolver, self._clock)
+        self._policies = await self._known_policies(spool.root / "mta-sts")
+        stack.push_async_callback(self._policies.close)
         self._router = Router(
-            route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
+            route_settings(self._config, self._identity),
+            self._resolver,
+            clock=self._clock,
+            own_addresses=own_addresses,
+            policies=self._policies,
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
@@ -175,6 +186,14 @@ class Daemon:
         await self._manager.restore()
         if isinstance(self._relayers, Pool):
             await self._relayers.begun()
+
+    async def _known_policies(self, directory: Path) -> StsPolicies:
+        """Return the source of MTA-STS policies, with those that an earlier start left."""
+        cache = StsCache(directory, jitter=random.random, events=self._events)
+        await cache.load(self._clock())
+        return StsPolicies(
+            cache, self._texts, self._https, clock=self._clock, events=self._events, sessions=self._tell_session
+        )
 
     def _in_process(self, spool: Spool) -> Relayers:
         """Let relayers run here."""
@@ -225,6 +244,7 @@ class Daemon:
     async def _relay(self, once: bool) -> None:
         """Relay until told to stop; then bring what is in flight to its end."""
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
+        beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
         relaying = asyncio.create_task(self._manager.run(once=once))
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
@@ -288,6 +308,7 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._texts.clear()
         self._https.reload()
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())

@@ -7,7 +7,8 @@ What the reader must not break:
     URLs and names come from strangers.  So a name is resolved by `Names`, which refuses addresses that lead to our own
     services, and connected to at those very addresses; so is an address in a URL.  Exempt is what the operator
     configured; and only he may have `http:`, of a loopback address.
-    No redirect is followed, no cookie is kept, no proxy of the environment is used, no connection is used twice.
+    No redirect is followed, no cookie is kept, no proxy of the environment is used, no connection is used twice.  A GET
+    whose connection is closed unanswered is tried once more, as aiohttp does.
     The whole exchange, names and all, ends within `timeout`; at most `limit` octets of the answer are kept, and as it
     came: an answer that is compressed is refused.
 

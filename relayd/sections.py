@@ -59,6 +59,7 @@ class TlsSection:
     dane: bool = True
     minimum_version: TlsVersion = TlsVersion.TLS_1_2
     ca_file: str = ""
+    mta_sts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class TlsDomainSection:
     policy: TlsPolicy | None = None
     minimum_version: TlsVersion | None = None
     ca_file: str = ""
+    mta_sts: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

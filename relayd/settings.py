@@ -22,6 +22,7 @@ def route_settings(config: Config, identity: Identity) -> RouteSettings:
         tls=config.tls.policy,
         tls_setup=config.tls_setup,
         tls_rules=config.tls_rules,
+        mta_sts=config.tls.mta_sts,
         allow_loopback=relay.allow_loopback,
         allow_private=relay.allow_private,
         source_addresses=config.source_addresses,

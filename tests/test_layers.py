@@ -50,6 +50,7 @@ PURE = (
     "schedule/*.py",
     "route/mx.py",
     "route/smart_host.py",
+    "route/sts.py",
     "route/targets.py",
     "relay/capabilities.py",
     "relay/certificate.py",

@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from relayd.https import Https
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.address import Address, parse_domain
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import Demand
+from relayd.plugs import NamesPort
 from relayd.route.own import own_addresses
 from relayd.route.policy import DaneVerdict
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
+from relayd.route.sts_cache import StsCache
+from relayd.route.sts_source import StsPolicies
 from relayd.route.validation import DaneAvailability
 from relayd.sections import Config
 from relayd.settings import route_settings
@@ -58,13 +63,32 @@ async def router_of(config: Config) -> AsyncIterator[Router]:
     resolver = DnsResolver(config.dns)
     dane = DaneAvailability(resolver, lambda event: None, lambda: None, wanted=config.tls.dane)
     await dane.look()
-    yield Router(
+    https = Https(NamesPort(lambda: router))
+    policies = await _policies(config.spool / "mta-sts", resolver, https)
+    router = Router(
         route_settings(config, us),
         resolver,
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         own_addresses=own_addresses,
+        policies=policies,
         has_dane=dane.works,
     )
+    try:
+        yield router
+    finally:
+        await policies.close()
+        await https.close()
+
+
+async def _policies(directory: Path, resolver: DnsResolver, https: Https) -> StsPolicies:
+    """Return a source of MTA-STS policies that begins with what the daemon knows, and leaves that as it is."""
+    cache = StsCache(directory, jitter=lambda: 1.0, events=lambda event: None, read_only=True)
+    await cache.load(_now())
+    return StsPolicies(cache, resolver, https, clock=_now, events=lambda event: None, sessions=lambda session: None)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def find(router: Router, subject: str) -> Way:

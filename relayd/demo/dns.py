@@ -28,6 +28,8 @@ import dns.rrset
 UDP_SIZE = 512  # octets of an answer to a query without EDNS (RFC 1035 section 4.2.1)
 MAX_ALIASES = 20  # CNAMEs followed in one answer
 
+_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\"})  # in a quoted string of a zone (RFC 1035 section 5.1)
+
 Fault = tuple[dns.name.Name, dns.rdatatype.RdataType | None]
 Records = dict[dns.rdatatype.RdataType, dns.rrset.RRset]
 
@@ -72,9 +74,13 @@ class DnsServer:
         """Make `name` an alias of `target`."""
         self._put(name, "CNAME", [_absolute(target)])
 
+    def txt(self, name: str, *texts: str) -> None:
+        """Give `name` TXT records; a long one is of several strings (RFC 1035 section 3.3)."""
+        self._put(name, "TXT", [_strings(text) for text in texts])
+
     def exists(self, name: str) -> None:
         """Let `name` exist, with no records of the types that mail asks for (NODATA)."""
-        self._put(name, "TXT", ['"here"'])
+        self._put(name, "HINFO", ['"here" "there"'])
 
     def servfail(self, name: str, rdtype: str | None = None) -> None:
         """Answer SERVFAIL for `name`: for one type, or for all."""
@@ -239,6 +245,11 @@ class _Stream(asyncio.Protocol):
 
     def _write(self, answer: bytes) -> None:
         self._transport.write(len(answer).to_bytes(2) + answer)
+
+
+def _strings(text: str) -> str:
+    pieces = [text[start : start + 255] for start in range(0, len(text), 255)] or [""]
+    return " ".join(f'"{piece.translate(_ESCAPES)}"' for piece in pieces)
 
 
 def _absolute(name: str) -> str:

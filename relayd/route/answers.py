@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 MAX_RECORDS = 100  # kept of one answer: ten times what is ever tried, so that an answer of 64 KiB costs no memory
 MAX_CONTENT = 16 * 1024  # octets kept of all TLSA records of one answer
+MAX_TEXT = 1024  # characters kept of a TXT record: several times what any of those that we ask for has
 
 
 class Kind(Enum):
@@ -27,6 +28,7 @@ class Kind(Enum):
     AAAA = "AAAA"
     CNAME = "CNAME"
     TLSA = "TLSA"
+    TXT = "TXT"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -97,3 +99,7 @@ class Resolver(Protocol):
     async def associations(self, name: str) -> LookUp[Tlsa]:
         """Return the TLSA records of `name`, whatever they say, in the order of the answer; at most MAX_RECORDS.  The
         content of one is empty if it, with those before, has more than MAX_CONTENT octets: nothing matches that."""
+
+    async def texts(self, name: str) -> LookUp[str]:
+        """Return the TXT records of `name`, in the order of the answer; at most MAX_RECORDS, of each the first MAX_TEXT
+        characters.  The strings of a record are joined (RFC 8461 section 3.1); what is not ASCII is U+FFFD."""

@@ -101,6 +101,10 @@ class CachingResolver:
         """See Resolver."""
         return cast(LookUp[Tlsa], await self._answer((name, Kind.TLSA)))
 
+    async def texts(self, name: str) -> LookUp[str]:
+        """See Resolver."""
+        return cast(LookUp[str], await self._answer((name, Kind.TXT)))
+
     async def all_addresses(self, names: Iterable[str]) -> dict[str, tuple[LookUp[str], LookUp[str]]]:
         """Return the A and the AAAA answer for every name, looked up concurrently; at once if all are kept."""
         now = self._clock()
@@ -141,6 +145,8 @@ class CachingResolver:
         match kind:
             case Kind.MX:
                 return self._resolver.exchangers(name)
+            case Kind.TXT:
+                return self._resolver.texts(name)
             case Kind.A | Kind.AAAA:
                 return self._resolver.addresses(name, kind)
             case Kind.CNAME:

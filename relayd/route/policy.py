@@ -52,6 +52,14 @@ def configured(destination: str, settings: RouteSettings) -> tuple[TlsPolicy, Tl
     return settings.tls, settings.tls_setup
 
 
+def asks_for_sts(destination: str, settings: RouteSettings) -> bool:
+    """Whether a policy of MTA-STS that `destination` may have is heeded: the same rule says."""
+    for rule in settings.tls_rules:
+        if any(matches(pattern, destination) for pattern in rule.match):
+            return rule.mta_sts
+    return settings.mta_sts
+
+
 def label(level: TlsPolicy, setup: TlsSetup, settings: RouteSettings) -> str:
     """Return what a site's key has behind its hosts where this is not what is configured for all: `#verify`, and a
     digest of a setup of its own.  Domains with the same exchangers and other demands must not share connections."""

@@ -35,6 +35,7 @@ import dns.rdatatype
 import dns.rdtypes.ANY.CNAME
 import dns.rdtypes.ANY.MX
 import dns.rdtypes.ANY.TLSA
+import dns.rdtypes.ANY.TXT
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.resolver
@@ -45,6 +46,7 @@ from relayd.mail.tls import Tlsa
 from relayd.route.answers import (
     MAX_CONTENT,
     MAX_RECORDS,
+    MAX_TEXT,
     Exchanger,
     Found,
     Kind,
@@ -129,6 +131,11 @@ class DnsResolver:
         """See answers.Resolver."""
         answer = await self._ask(name, kind)
         return _kept(answer, _addresses(answer.records)) if isinstance(answer, Found) else answer
+
+    async def texts(self, name: str) -> LookUp[str]:
+        """See answers.Resolver."""
+        answer = await self._ask(name, Kind.TXT)
+        return _kept(answer, _texts(answer.records)) if isinstance(answer, Found) else answer
 
     async def alias(self, name: str) -> LookUp[str]:
         """See answers.Resolver."""
@@ -253,6 +260,12 @@ def _addresses(records: Iterable[dns.rdata.Rdata]) -> Iterator[str]:
     for record in records:
         if isinstance(record, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA):
             yield ipaddress.ip_address(record.address).compressed
+
+
+def _texts(records: Iterable[dns.rdata.Rdata]) -> Iterator[str]:
+    for record in records:
+        if isinstance(record, dns.rdtypes.ANY.TXT.TXT):
+            yield b"".join(record.strings).decode("ascii", "replace")[:MAX_TEXT]
 
 
 def _aliases(records: Iterable[dns.rdata.Rdata]) -> Iterator[str]:

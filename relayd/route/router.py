@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.route import AddressFamily, Host, Site, Target
 from relayd.mail.tls import Demand, TlsPolicy
-from relayd.route import mx, smart_host, targets
+from relayd.route import mx, policy, smart_host, sts, targets
 from relayd.route.answers import Resolver
 from relayd.route.associations import Associations
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
 from relayd.route.policy import DaneVerdict, NoDane, configured, fold, label
 from relayd.route.settings import RouteSettings
+from relayd.route.sts import StsPolicy
 from relayd.route.targets import Sifted, TargetRules
 
 OWN_ADDRESSES_TTL = timedelta(minutes=1)
+
+
+class StsSource(Protocol):
+    """Where policies of MTA-STS come from."""
+
+    async def policy(self, domain: str) -> StsPolicy | None:
+        """Return the policy of a domain that is in force, None if there is none.  Never raises, and ends in bounded
+        time."""
 
 
 async def _no_dane() -> bool:
@@ -31,8 +42,8 @@ async def _no_dane() -> bool:
 
 
 class Router:
-    """See the module.  `own_addresses` tells this machine's addresses other than loopback (own.py), `has_dane` whether
-    the resolver's word on DNSSEC counts (validation.py)."""
+    """See the module.  `own_addresses` tells this machine's addresses other than loopback (own.py); without
+    `policies` there are none; `has_dane` tells whether the resolver's word on DNSSEC counts (validation.py)."""
 
     def __init__(
         self,
@@ -41,6 +52,7 @@ class Router:
         *,
         clock: Callable[[], datetime],
         own_addresses: Callable[[], frozenset[str]],
+        policies: StsSource | None = None,
         has_dane: Callable[[], Awaitable[bool]] = _no_dane,
     ) -> None:
         self._settings = settings
@@ -49,6 +61,7 @@ class Router:
         self._has_dane = has_dane
         self._clock = clock
         self._own_addresses = own_addresses
+        self._policies = policies
         self._own: tuple[datetime, frozenset[str]] | None = None
 
     def reload(self, settings: RouteSettings) -> None:
@@ -63,8 +76,8 @@ class Router:
     async def route(self, destination: str) -> Site | Deferred | Failed:
         """Return the site that mail for `destination`, a lower-case A-label or an address literal, goes to.
 
-        Destinations with the same exchangers get equal sites.  Failed (5.1.2, 5.1.10, 5.4.4, 5.4.6) and Deferred
-        (4.4.3, 4.4.4) have scope MESSAGE: there is no site yet that could back off.
+        Destinations with the same exchangers, of which the same is demanded, get equal sites.  Failed (5.1.2, 5.1.10,
+        5.4.4, 5.4.6) and Deferred (4.4.3, 4.4.4) have scope MESSAGE: there is no site yet that could back off.
         """
         settings = self._settings
         rule = smart_host.matching(settings.rules, destination)
@@ -75,7 +88,8 @@ class Router:
         found = mx.candidates(destination, await self._resolver.exchangers(destination))
         if isinstance(found, Candidates):
             found = mx.without_self(destination, found, lambda host: host == settings.hostname)
-        return await self._site(destination, found, settings) if isinstance(found, Candidates) else found
+        site = await self._site(destination, found, settings) if isinstance(found, Candidates) else found
+        return await self._under_policy(destination, site, settings) if isinstance(site, Site) else site
 
     async def addresses(
         self, host: Host, site: Site, destinations: Collection[str]
@@ -134,6 +148,14 @@ class Router:
             return unreachable
         hosts = mx.groups(those, settings.port)
         return _exchanger_site(mx.site_key(hosts), hosts, destination, settings)
+
+    async def _under_policy(self, destination: str, site: Site, settings: RouteSettings) -> Site:
+        """Return the site as the domain's own policy has it (RFC 8461)."""
+        if self._policies is None or not policy.asks_for_sts(destination, settings):
+            return site
+        hosts = [host.name for group in site.hosts for host in group]
+        applied = sts.applied(await self._policies.policy(destination), hosts)
+        return replace(site, key=site.key + sts.label(applied, hosts), sts=applied)
 
     def _literal(self, destination: str, settings: RouteSettings) -> Site | Failed:
         address = destination[1:-1].removeprefix("IPv6:")

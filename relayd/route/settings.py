@@ -52,6 +52,7 @@ class TlsRule:
     match: tuple[str, ...]
     level: TlsPolicy
     setup: TlsSetup
+    mta_sts: bool = True
 
     def __post_init__(self) -> None:
         if not self.match:
@@ -61,13 +62,14 @@ class TlsRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
     """Where mail goes.  The first of `rules` that matches wins, in their order; without one, the mail exchangers, of
-    which the first of `tls_rules` that matches says what is demanded, else `tls` and `tls_setup`."""
+    which the first of `tls_rules` that matches says what is demanded, else `tls`, `tls_setup` and `mta_sts`."""
 
     hostname: str  # ours, a lower-case A-label: an exchanger of this name is a loop
     port: int = 25  # of mail exchangers
     tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC
     tls_setup: TlsSetup = field(default=TlsSetup())
     tls_rules: tuple[TlsRule, ...] = ()
+    mta_sts: bool = True  # whether their owners' policies are heeded (RFC 8461)
     allow_loopback: bool = False  # exchangers on loopback, link-local and unspecified addresses
     allow_private: bool = True  # exchangers on private addresses (RFC 1918, RFC 4193, RFC 6598)
     source_addresses: tuple[str, ...] = ()

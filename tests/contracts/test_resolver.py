@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from relayd.mail.tls import Tlsa
-from relayd.route.answers import MAX_RECORDS, Exchanger, Found, Kind, NoData, NoName, Resolver, Unavailable
+from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, NoData, NoName, Resolver, Unavailable
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
 from tests.support.dns import FaultyDns, MemoryResolver, Zone
@@ -65,9 +65,47 @@ async def test_addresses_come_in_the_order_of_the_answer(world: World) -> None:
     assert aaaa == Found(("2001:db8::2", "2001:db8::1"), timedelta(minutes=1))
 
 
+async def test_texts_come_whole_and_in_the_order_of_the_answer(world: World) -> None:
+    long = "v=STSv1; " + "x" * 400
+    world.zone.txt("_mta-sts.example.org", "v=STSv1; id=1;", long, 'with "quotes" and \\')
+
+    answer = await world.resolver.texts("_mta-sts.example.org")
+
+    assert answer == Found(("v=STSv1; id=1;", long, 'with "quotes" and \\'), timedelta(minutes=1))
+
+
+async def test_of_a_text_that_is_too_long_the_beginning_is_kept(world: World) -> None:
+    world.zone.txt("example.org", "x" * 10_000)
+
+    answer = await world.resolver.texts("example.org")
+
+    assert isinstance(answer, Found)
+    assert answer.records == ("x" * MAX_TEXT,)
+
+
+async def test_octets_of_a_text_that_are_not_ascii_are_no_part_of_it(world: World) -> None:
+    world.zone.txt("example.org", "vé")
+
+    answer = await world.resolver.texts("example.org")
+
+    assert isinstance(answer, Found)
+    assert answer.records == ("v\ufffd\ufffd",)
+
+
+async def test_texts_are_found_behind_an_alias(world: World) -> None:
+    world.zone.cname("_mta-sts.example.org", "_mta-sts.provider.example")
+    world.zone.txt("_mta-sts.provider.example", "v=STSv1; id=1")
+
+    answer = await world.resolver.texts("_mta-sts.example.org")
+
+    assert isinstance(answer, Found)
+    assert answer.records == ("v=STSv1; id=1",)
+
+
 async def test_a_name_that_does_not_exist_is_no_name(world: World) -> None:
     assert isinstance(await world.resolver.exchangers("nowhere.example"), NoName)
     assert isinstance(await world.resolver.addresses("nowhere.example", Kind.A), NoName)
+    assert isinstance(await world.resolver.texts("nowhere.example"), NoName)
 
 
 async def test_a_name_without_such_records_is_no_data(world: World) -> None:
@@ -77,6 +115,7 @@ async def test_a_name_without_such_records_is_no_data(world: World) -> None:
     assert isinstance(await world.resolver.exchangers("example.org"), NoData)
     assert isinstance(await world.resolver.addresses("example.org", Kind.AAAA), NoData)
     assert isinstance(await world.resolver.addresses("empty.example", Kind.A), NoData)
+    assert isinstance(await world.resolver.texts("empty.example"), NoData)
 
 
 async def test_aliases_are_followed(world: World) -> None:
@@ -122,6 +161,7 @@ async def test_servfail_and_silence_are_nobodys_answer_and_soon_over(world: Worl
         await world.resolver.exchangers("broken.example"),
         await world.resolver.addresses("broken.example", Kind.AAAA),
         await world.resolver.exchangers("mute.example"),
+        await world.resolver.texts("broken.example"),
     ]
 
     assert all(isinstance(answer, Unavailable) and answer.reason for answer in answers)

@@ -42,6 +42,10 @@ class SlowResolver:
         await self.answers.get()
         return Found((Tlsa(usage=3, selector=1, matching=1, content=bytes(32)),), timedelta(minutes=5))
 
+    async def texts(self, name: str) -> LookUp[str]:
+        self.asked += 1
+        return await self.answers.get()
+
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):

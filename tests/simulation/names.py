@@ -52,6 +52,10 @@ class Names:
         """See Resolver."""
         return await self._delayed() or NoData(self._ttl())
 
+    async def texts(self, name: str) -> LookUp[str]:
+        """See Resolver."""
+        return await self._delayed() or NoData(self._ttl())
+
     def _mx(self, domain: Domain | None) -> LookUp[Exchanger]:
         if domain is None or domain.nature == "nxdomain":
             return NoName(self._ttl())

@@ -20,7 +20,7 @@ import dns.rrset
 
 from relayd.demo.dns import DnsServer, wire
 from relayd.mail.tls import Tlsa
-from relayd.route.answers import MAX_RECORDS, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
+from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 
 Write = Callable[[bytes], None]
 T = TypeVar("T")
@@ -219,6 +219,7 @@ class Zone(Protocol):
     def null_mx(self, name: str) -> None: ...
     def a(self, name: str, *addresses: str) -> None: ...
     def aaaa(self, name: str, *addresses: str) -> None: ...
+    def txt(self, name: str, *texts: str) -> None: ...
     def cname(self, name: str, target: str) -> None: ...
     def tlsa(self, name: str, *records: Tlsa) -> None: ...
     def validates(self) -> None: ...
@@ -237,6 +238,7 @@ class MemoryResolver:
         self.queries: list[tuple[str, str]] = []
         self._exchangers: dict[str, tuple[Exchanger, ...]] = {}
         self._addresses: dict[tuple[str, Kind], tuple[str, ...]] = {}
+        self._texts: dict[str, tuple[str, ...]] = {}
         self._aliases: dict[str, str] = {}
         self._faults: dict[tuple[str, str | None], str] = {}
         self._names: set[str] = set()
@@ -269,6 +271,10 @@ class MemoryResolver:
         self._names.add(name)
         self._addresses[name, Kind.AAAA] = addresses
 
+    def txt(self, name: str, *texts: str) -> None:
+        self._names.add(name)
+        self._texts[name] = texts
+
     def cname(self, name: str, target: str) -> None:
         self._names.add(name)
         self._aliases[name] = target
@@ -299,6 +305,11 @@ class MemoryResolver:
     async def associations(self, name: str) -> LookUp[Tlsa]:
         return self._look_up(name, Kind.TLSA, lambda target: self._associations.get(target, ()))
 
+    async def texts(self, name: str) -> LookUp[str]:
+        return self._look_up(
+            name, Kind.TXT, lambda target: [_ascii(text)[:MAX_TEXT] for text in self._texts.get(target, ())]
+        )
+
     def _look_up(self, name: str, kind: Kind, find: Callable[[str], Sequence[T]]) -> LookUp[T]:
         way = self._way(name, kind)
         if isinstance(way, Unavailable):
@@ -321,6 +332,10 @@ class MemoryResolver:
                 return way
             way.append(self._aliases[name])
         return Unavailable(f"{name}: too many aliases")
+
+
+def _ascii(text: str) -> str:
+    return text.encode().decode("ascii", "replace")
 
 
 def fill(zone: Zone, names: Iterable[str], address: str) -> None:
