@@ -46,6 +46,7 @@ from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
+from relayd.route.validation import DaneAvailability
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
@@ -136,6 +137,9 @@ class Daemon:
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
+        self._dane = DaneAvailability(
+            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
+        )
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
         self._texts = CachingResolver(self._resolver, self._clock)
@@ -147,6 +151,7 @@ class Daemon:
             clock=self._clock,
             own_addresses=own_addresses,
             policies=self._policies,
+            has_dane=self._dane.works,
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
@@ -245,6 +250,7 @@ class Daemon:
         """Relay until told to stop; then bring what is in flight to its end."""
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
         beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
+        beside.append(asyncio.create_task(self._dane.watch()))
         relaying = asyncio.create_task(self._manager.run(once=once))
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
@@ -308,6 +314,7 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._dane.reload(wanted=config.tls.dane)
         self._texts.clear()
         self._https.reload()
         self._router.reload(route_settings(config, self._identity))

@@ -113,10 +113,11 @@ class DnsResolver:
             return Unknown(str(error))
         if servers.doubt:
             return Unfit(servers.doubt)
-        answer = await self._look_up(ROOT, "SOA", careful=True)
+        asking = (self._look_up(ROOT, "SOA", careful=careful) for careful in (True, False))
+        answer, plain = await asyncio.gather(*asking)
         if isinstance(answer, Found) and answer.secure:
             return Validates()
-        if isinstance(answer, Unavailable) and isinstance(await self._look_up(ROOT, "SOA"), Unavailable):
+        if isinstance(answer, Unavailable) and isinstance(plain, Unavailable):
             return Unknown(answer.reason)
         return Unfit(f"{servers.addresses} does not validate DNSSEC")
 
