@@ -57,7 +57,7 @@ class Associations:
         if not destinations:
             return replace(verdict, names=tuple(dict.fromkeys((*verdict.names, host))))
         next_hops = [
-            dane.next_hop_names(destination, host, await self._resolver.exchangers(destination))
+            dane.next_hop_names(destination, await self._resolver.exchangers(destination))
             for destination in destinations
         ]
         return replace(verdict, next_hops=tuple(next_hops))

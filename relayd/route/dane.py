@@ -94,14 +94,13 @@ def _is_whole(record: Tlsa) -> bool:
     return True
 
 
-def next_hop_names(destination: str, host: str, answer: LookUp[Exchanger]) -> tuple[str, ...]:
-    """Return the names by which a host may prove, under usage 2, that it is a mail exchanger of `destination`, beside
+def next_hop_names(destination: str, answer: LookUp[Exchanger]) -> tuple[str, ...]:
+    """Return the names by which a server may prove, under usage 2, that it is a mail exchanger of `destination`, beside
     that under which its records are (RFC 7672 section 3.2.2).
 
-    None where the MX records are not secure: then it may be anybody's.  Where there are none the domain is the host.
+    Its own name came from no resolver, and so counts even if its MX records are not secure, as it does for Postfix;
+    what that is an alias of counts only if all is.
     """
-    if host == destination:
-        return (destination,)
-    if isinstance(answer, Found) and answer.secure:
-        return tuple(dict.fromkeys((destination, answer.canonical or destination)))
-    return ()
+    if isinstance(answer, Found) and answer.secure and answer.canonical:
+        return (destination, answer.canonical)
+    return (destination,)

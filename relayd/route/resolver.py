@@ -38,6 +38,7 @@ import dns.rdtypes.ANY.TLSA
 import dns.rdtypes.ANY.TXT
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
+import dns.rdtypes.tlsabase
 import dns.resolver
 import dns.ttl
 
@@ -64,6 +65,10 @@ TRY = 2.0  # seconds that one name server has for one try, at most
 GRACE = 0.5  # seconds that dnspython may take beyond its own limit before it is stopped
 PAYLOAD = 1232  # octets of an answer by UDP that no network has to cut in pieces (RFC 9715 section 3.2: 1400 at most)
 ROOT = "."  # every resolver that validates can say something secure of it
+
+# dnspython refuses an answer as a whole, as if it had not come, if a digest in it is of a wrong length (2.9).  Such a
+# record is one that cannot be used, and those beside it can (RFC 7672 section 2.2): who publishes it must get mail.
+dns.rdtypes.tlsabase.TLSABase._cert_length_by_mtype = {}
 
 Stamp: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")

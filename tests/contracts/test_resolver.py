@@ -204,7 +204,8 @@ def a_record(usage: int = 3, selector: int = 1, matching: int = 1, content: byte
 
 
 async def test_tlsa_records_come_as_they_are_published_even_those_of_no_use(world: World) -> None:
-    records = (a_record(), a_record(1, 0, 2, bytes(64)), a_record(255, 255, 255, b"?"))
+    useless = (a_record(1, 0, 2, bytes(64)), a_record(255, 255, 255, b"?"), a_record(3, 1, 1, b"too short"))
+    records = (a_record(), *useless)
     world.zone.tlsa("_25._tcp.mx.example.org", *records)
     world.zone.cname("_25._tcp.mx2.example.org", "_25._tcp.mx.example.org")
     world.zone.exists("mx3.example.org")

@@ -233,10 +233,11 @@ class TestNames:
 
         assert found == demanded(ANCHOR, next_hops=(("example.org",), ("other.example",)))
 
-    async def test_none_of_a_domain_whose_exchangers_are_not_secure(self, world: DaneWorld) -> None:
+    async def test_of_a_domain_whose_exchangers_are_not_secure_only_its_own(self, world: DaneWorld) -> None:
+        world.dns.cname("alias.example.net", "example.net")
         world.dns.mx("example.net", (10, MX))
 
-        assert await world.demand("example.net") == demanded(ANCHOR, next_hops=((),))
+        assert await world.demand("alias.example.net") == demanded(ANCHOR, next_hops=(("alias.example.net",),))
 
     async def test_a_domain_that_is_its_own_exchanger_has_its_own_name(self, world: DaneWorld) -> None:
         world.dns.cname("bare.example.org", "host.example.org")
