@@ -26,11 +26,15 @@ SERVER, OTHER = certify("mx.example.test"), certify("mx.example.test")
 
 @pytest.fixture(params=[ELSEWHERE, "127.0.0.1"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    with own_network(f"{ELSEWHERE}/32"), World(tmp_path, dns=FaultyDns(request.param)) as built:
-        with serving(built.run, ScriptedServer({"EHLO": TLS}, tls=server_context(SERVER))) as server:
-            built.port = server.port
-            publish(built.dns, server.port)
-            yield built
+    server = ScriptedServer({"EHLO": TLS}, tls=server_context(SERVER))
+    with (
+        own_network(f"{ELSEWHERE}/32"),
+        World(tmp_path, dns=FaultyDns(request.param)) as built,
+        serving(built.run, server),
+    ):
+        built.port = server.port
+        publish(built.dns, server.port)
+        yield built
 
 
 def publish(dns: FaultyDns, port: int) -> None:
