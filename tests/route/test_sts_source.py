@@ -78,7 +78,7 @@ class World:
         self.sessions: list[TlsSession] = []
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(authority.pem)
-        self.asker = DnsResolver(DnsSettings(nameservers=(dns.address,), timeout=SECOND * 0.5))
+        self.asker = DnsResolver(DnsSettings(nameservers=(dns.address,), timeout=SECOND * 3))
         self.resolver = CachingResolver(self.asker, lambda: self.now)
         rules = RouteSettings(hostname="relay.test", allow_loopback=True)
         router = Router(rules, self.asker, clock=lambda: self.now, own_addresses=frozenset)
