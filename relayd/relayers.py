@@ -11,12 +11,13 @@ from typing import BinaryIO, Protocol
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
 from relayd.relay.connection import NewSocket, tcp_socket
+from relayd.relay.equipment import Equipment
 from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
-from relayd.relay.relayer import Equipment, Relayer
+from relayd.relay.relayer import Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.tls import TlsContexts, TlsMemory
 from relayd.spool.bodies import MissingBody

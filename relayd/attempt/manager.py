@@ -219,7 +219,10 @@ class AttemptManager:
         before = now - self._stretched().lifetime
         stale = [key for key, known in self._sites.items() if known.retry_at < before]
         for key in stale:
-            known = self._sites.pop(key)
+            known = self._sites.get(key)
+            if known is None or known.retry_at >= before:  # while another was written down it recovered, or failed
+                continue
+            del self._sites[key]
             self._site_forgotten(key)  # first: it may fail again while this is written down
             await self._remember(replace(known, failures=0))
 

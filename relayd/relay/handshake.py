@@ -6,6 +6,8 @@ import ssl
 from datetime import datetime
 
 from relayd.mail.tls import Demand, Evidence, Proof
+from relayd.relay.dane import DaneMismatch, authenticate
+from relayd.relay.shown import chain_of
 from relayd.relay.tls import ResumingContext, evidence_of
 from relayd.relay.wire import UNTRUSTED, TlsHandshakeFailed
 
@@ -19,6 +21,7 @@ class Handshake:
         self.evidence: Evidence | None = None
         self._dane = demand.dane if demand.dane is not None and demand.dane.records else None
         self._proof = proof
+        self._host = host
         self.name = self._dane.names[0] if self._dane is not None and proof is Proof.DANE else host
 
     def done(self, connection: ssl.SSLObject | None, now: datetime) -> None:
@@ -30,5 +33,9 @@ class Handshake:
         assert connection is not None
         matched = ""
         if self._dane is not None:
-            raise TlsHandshakeFailed("DANE: nobody can check it", status=UNTRUSTED)
+            found = authenticate(self._dane, chain_of(connection), now)
+            if isinstance(found, DaneMismatch):
+                reason = f"DANE: {self._host} {found.reason}"
+                raise TlsHandshakeFailed(reason, status=UNTRUSTED, result=found.result)
+            matched = found
         self.evidence = evidence_of(connection, self._proof, matched)

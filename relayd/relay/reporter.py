@@ -10,6 +10,7 @@ from typing import TypeVar
 from relayd.mail.attempt import Attempt
 from relayd.mail.outcome import Delivered
 from relayd.mail.tls import Evidence
+from relayd.relay.capabilities import Capabilities
 from relayd.relay.ports import Reports
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.transaction import Load
@@ -44,6 +45,11 @@ class Reporter:
     def full(self) -> bool:
         """Whether no more can be taken on; also once a report has failed."""
         return len(self._unresolved) >= self._limit or self.broken
+
+    def met(self, peer: str, evidence: Evidence | None, offered: Capabilities) -> None:
+        """From now on it is this server that is reported of."""
+        self.peer, self.tls = peer, evidence
+        self.relays_dsn, self.relays_deadline = offered.dsn, offered.deliver_by
 
     def report(self, load: Load, seconds: float) -> None:
         """Report a load whose every recipient has an outcome."""

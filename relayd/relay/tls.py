@@ -12,15 +12,17 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from relayd.mail.route import Target
 from relayd.mail.tls import Demand, Evidence, Proof, TlsPolicy, TlsResult, TlsSetup, TlsVersion
 from relayd.relay.remembered import Remembered
+from relayd.relay.shown import Encrypted, chain_of
 
 SESSION_AGE = timedelta(hours=1)  # RFC 8446 section 4.6.1 allows seven days; a revoked certificate should not last
-MAX_SESSIONS = 1000  # of one context; each holds the peer's certificates
+MAX_SESSIONS = 1000  # of one context; each holds the peer's certificates twice, some 8 KB
 # Asking a connection for its session leaks a copy of it, 5 KB and more, in Python before 3.12.8 and in 3.13.0
 # (https://github.com/python/cpython/issues/116810).  There a host is asked once in a SESSION_AGE, and all hosts
 # together MOST_ASKED times in the life of the process: then those that have no session shake hands in full.
@@ -46,8 +48,19 @@ _RESULTS = {  # X509_V_ERR_...
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was kept of a host: its session, None if it has none, what it showed when that began, and its end."""
+
+    session: ssl.SSLSession | None
+    shown: tuple[bytes, ...]
+    until: float  # monotonic
+
+
 class ResumingContext(ssl.SSLContext):
     """A client's context that resumes sessions by host name: asyncio has no way to name one, but calls `wrap_bio`."""
+
+    sslobject_class = Encrypted
 
     def __new__(cls) -> ResumingContext:
         """Nothing is set but what holds for all."""
@@ -56,7 +69,7 @@ class ResumingContext(ssl.SSLContext):
         return context
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, tuple[ssl.SSLSession | None, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, _Kept] = OrderedDict()
         self._asked = 0
 
     def wrap_bio(
@@ -68,9 +81,12 @@ class ResumingContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """Offer the session that `server_hostname` left, if there is one."""
-        if session is None and isinstance(server_hostname, str):
-            session = self._find(server_hostname)
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        kept = self._find(server_hostname) if session is None and isinstance(server_hostname, str) else None
+        session = kept.session if kept else session
+        connection = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if kept and isinstance(connection, Encrypted):
+            connection.shown_before = kept.shown
+        return connection
 
     def keep(self, connection: ssl.SSLObject) -> None:
         """Keep the session of a connection that was spoken on: with TLS 1.3 it comes after the handshake."""
@@ -81,28 +97,26 @@ class ResumingContext(ssl.SSLContext):
         session = connection.session
         if session is not None and not (session.has_ticket or session.id):
             session = None
-        self._sessions[name] = (session, time.monotonic() + SESSION_AGE.total_seconds())
+        shown = chain_of(connection) if session is not None else ()
+        self._sessions[name] = _Kept(session, shown, time.monotonic() + SESSION_AGE.total_seconds())
         self._sessions.move_to_end(name)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
 
     def _may_ask(self, name: str) -> bool:
         found = self._sessions.get(name)
-        return self._asked < MOST_ASKED and (found is None or found[1] <= time.monotonic())
+        return self._asked < MOST_ASKED and (found is None or found.until <= time.monotonic())
 
     def forget(self, name: str) -> None:
         """Forget the session of a host whose handshake failed: a full one is what to try next."""
         self._sessions.pop(name, None)
 
-    def _find(self, name: str) -> ssl.SSLSession | None:
+    def _find(self, name: str) -> _Kept | None:
         found = self._sessions.get(name)
-        if found is None:
-            return None
-        session, until = found
-        if until <= time.monotonic():
+        if found is not None and found.until <= time.monotonic():
             del self._sessions[name]
             return None
-        return session
+        return found
 
 
 class TlsContexts:

@@ -303,6 +303,26 @@ async def test_a_site_that_nobody_has_tried_for_a_lifetime_is_forgotten(bench: B
     assert bench.forgotten == [SITE]
 
 
+async def test_a_site_that_recovers_while_another_is_forgotten_stops_nothing() -> None:
+    """Found by simulation, seed 7409470428."""
+
+    class Recovering(MemoryLedger):
+        async def back_off(self, back_off: BackOff) -> None:
+            await super().back_off(back_off)
+            if back_off.site == SITE and not back_off.failures:
+                await sweeping.manager.site_recovered("other")
+
+    sweeping = Bench(Recovering())
+    for site in (SITE, "other", "third"):
+        await sweeping.manager.site_failed(site, REFUSED, [])
+
+    await sweeping.manager.sweep(NOW + timedelta(days=6))
+
+    assert sweeping.ledger.sites == {}
+    assert sweeping.forgotten == [SITE, "third"]
+    await sweeping.manager.close()
+
+
 async def test_what_has_no_route_bounces_or_waits(bench: Bench) -> None:
     nowhere = Failed(reason="no such domain: example.net", status=EnhancedStatus(5, 1, 2))
 

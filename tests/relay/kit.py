@@ -27,12 +27,13 @@ from relayd.relay.capabilities import Capabilities
 from relayd.relay.content import whole
 from relayd.relay.engine import Engine
 from relayd.relay.engines import engine_for
+from relayd.relay.equipment import Equipment
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
 from relayd.relay.plans import Plan, PlanMemory
 from relayd.relay.ports import Ports
 from relayd.relay.recaster import Recaster
-from relayd.relay.relayer import Ended, Equipment, Relayer
+from relayd.relay.relayer import Ended, Relayer
 from relayd.relay.settings import RelaySettings
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.tls import TlsContexts, TlsMemory
@@ -311,3 +312,9 @@ def on(loop: str, story: Coroutine[Any, Any, None]) -> None:
             runner.run(story)
     else:
         asyncio.run(story)
+
+
+def talking_to(relayer: Relayer) -> Engine | None:
+    """The engine of the connection that a relayer has now."""
+    exchange = relayer._round._exchange if relayer._round is not None else None
+    return exchange.engine if exchange is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import warnings
 from collections.abc import AsyncIterator
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from relayd.mail.route import Host, Site
-from relayd.mail.tls import Demand, Source, TlsPolicy, TlsResult, TlsSetup, TlsVersion
-from tests.relay.kit import Bench, a_delivery, a_site, trusting
+from relayd.mail.tls import Dane, Demand, Source, Tlsa, TlsPolicy, TlsResult, TlsSetup, TlsVersion
+from tests.relay.kit import Bench, a_delivery, a_site, on, trusting
 from tests.support.smtp import Answer, ScriptedServer
 
 EHLO = "250-mx.test\n250-PIPELINING\n250 STARTTLS"
@@ -218,3 +221,125 @@ async def test_a_host_by_address_has_to_prove_its_address(bench: Bench, ca: trus
         ended = await bench.run(Site(key="test", hosts=((host,),), tls=TlsPolicy.VERIFY), [a_delivery()])
 
         assert ended.delivered == 1
+
+
+# DANE
+
+
+def record_of(certificate: trustme.LeafCert) -> Tlsa:
+    """The record of a certificate's key, by its SHA-256."""
+    pem = certificate.cert_chain_pems[0].bytes()
+    key = x509.load_pem_x509_certificate(pem).public_key()
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return Tlsa(usage=3, selector=1, matching=1, content=hashlib.sha256(spki).digest())
+
+
+def by_dane(*records: Tlsa, level: TlsPolicy = TlsPolicy.REQUIRE) -> Demand:
+    return Demand(level=level, source=Source.DANE, dane=Dane(records=records, names=("mx1.test",)))
+
+
+OTHER_RECORD = Tlsa(usage=3, selector=1, matching=1, content=bytes(32))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("matches", [True, False])
+def test_a_record_that_matches_is_proof_enough_and_none_is_a_bar(
+    loop: str, implicit: bool, matches: bool, bench: Bench, ca: trustme.CA
+) -> None:
+    """RFC 7672 section 3.1.1: neither the name nor the date of the certificate counts, nor who issued it."""
+
+    async def story() -> None:
+        certificate = trustme.CA().issue_cert("other.test", not_after=EXPIRED)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        bench.book.demand = by_dane(OTHER_RECORD, *([record_of(certificate)] if matches else []))
+        async with ScriptedServer({"EHLO": EHLO}, tls=context, implicit_tls=implicit) as server:
+            host = Host(name="mx1.test", port=server.port, implicit_tls=implicit)
+            site = Site(key="test", hosts=((host,),))
+            for name in ("M1", "M2"):  # the second resumes the session of the first
+                ended = await bench.run(site, [a_delivery(name=name)])
+                if matches:
+                    assert ended.delivered == 1
+                    assert str(bench.reports.of(name).tls) == "1.3/dane:3-1-1"
+                else:
+                    assert "matches none of its TLSA records" in str(ended.failure)
+            assert all("MAIL" not in connection.verbs for connection in server.connections) is not matches
+            (result,) = {session.result for session in bench.sessions}
+            assert result is (TlsResult.SUCCESS if matches else TlsResult.CERTIFICATE_NOT_TRUSTED)
+            assert bench.sessions[0].records[0] == "3 1 1 " + "0" * 64
+
+    on(loop, story())
+
+
+async def test_authorities_and_records_that_are_both_demanded_are_both_checked(bench: Bench, ca: trustme.CA) -> None:
+    good, expired = ca.issue_cert("mx1.test"), ca.issue_cert("mx1.test", not_after=EXPIRED)
+    for certificate, record, delivered in (
+        (good, record_of(good), 1),
+        (good, OTHER_RECORD, 0),
+        (expired, record_of(expired), 0),
+    ):
+        bench.book.demand = by_dane(record, level=TlsPolicy.VERIFY)
+        async with serving(certificate) as server:
+            assert (await bench.run(a_site(server.port), [a_delivery()])).delivered == delivered
+
+
+async def test_records_that_cannot_be_used_demand_encryption_alone(bench: Bench) -> None:
+    bench.book.demand = by_dane()
+    async with serving(trustme.CA().issue_cert("other.test")) as server:
+        assert (await bench.run(a_site(server.port), [a_delivery()])).delivered == 1
+        assert str(bench.reports.of("M1").tls) == "1.3/encrypted"
+    async with ScriptedServer() as server:
+        ended = await bench.run(a_site(server.port), [a_delivery(name="M2")])
+        assert ended.failure is not None
+        assert "MAIL" not in server.connections[0].verbs
+
+
+async def test_a_session_without_proof_is_not_resumed_where_records_are_demanded(bench: Bench) -> None:
+    certificate = trustme.CA().issue_cert("other.test")
+    async with serving(certificate) as server:
+        for name, demand in (("M1", Demand()), ("M2", by_dane(OTHER_RECORD)), ("M3", by_dane(record_of(certificate)))):
+            bench.book.demand = demand
+            await bench.run(a_site(server.port), [a_delivery(name=name)])
+        assert [connection.resumed for connection in server.connections] == [False] * 3
+
+
+# stripping and injection, H20 and H21
+
+
+DEMANDS = {
+    "require": Demand(level=TlsPolicy.REQUIRE),
+    "verify": Demand(level=TlsPolicy.VERIFY),
+    "mta-sts": VERIFIED,
+    "dane": by_dane(OTHER_RECORD),
+    "dane, unusable": by_dane(),
+    "trial over require": Demand(level=TlsPolicy.REQUIRE, trial=True),
+}
+ATTACKS: dict[str, dict[str, str | Answer]] = {
+    "STARTTLS is missing": {"EHLO": "250-mx.test\n250 PIPELINING"},
+    "502": {"STARTTLS": "502 no"},
+    "454": {"STARTTLS": "454 no"},
+    "354": {"STARTTLS": "354 go"},
+    "250": {"STARTTLS": "250 go"},
+    "EHLO is refused": {"EHLO": "502 what"},
+    "injection": {"STARTTLS": Answer(b"220 go\r\n250-SIZE 1\r\n250 AUTH PLAIN\r\n")},
+    "garbage": {"STARTTLS": Answer(b"220 go\r\nthis is no handshake\r\n", then="stall")},
+    "stalled": {"STARTTLS": Answer("220 go", then="stall")},
+    "closed": {"STARTTLS": Answer("220 go", then="close")},
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("demand", DEMANDS)
+async def test_no_attack_on_starttls_lets_a_policy_through(
+    demand: str, attack: str, bench: Bench, ca: trustme.CA
+) -> None:
+    quick = replace(bench.settings.timeouts, starttls=timedelta(seconds=0.3))
+    bench = Bench(contexts=bench.contexts, timeouts=quick)
+    bench.book.demand = DEMANDS[demand]
+    async with serving(ca.issue_cert("mx1.test"), **ATTACKS[attack]) as server:
+        ended = await bench.run(a_site(server.port), [a_delivery()])
+
+        assert ended.failure is not None
+        assert [one.id for one in ended.undone] == ["M1"]
+        assert all("MAIL" not in connection.verbs for connection in server.connections)

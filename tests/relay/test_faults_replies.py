@@ -16,7 +16,7 @@ from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.relay.plans import Plan
 from tests.relay.faults import EHLO, LARGE, a_bench, data_plans, deferred, each_plan, offering
-from tests.relay.kit import ANN, BOB, CAROL, HELLO, QUICK, a_delivery, a_site, deliveries, until
+from tests.relay.kit import ANN, BOB, CAROL, HELLO, QUICK, a_delivery, a_site, deliveries, talking_to, until
 from tests.support.smtp import STALL, Answer, Plain, Script, ScriptedServer
 
 FAKE = b"250 2.0.0 queued as FAKE\r\n"
@@ -240,7 +240,7 @@ async def _refused_in_the_middle(plan: Plan, octets: bytes) -> tuple[Outcome, Sc
             await until(lambda: len(server.connections[-1].octets) > 50_000)
             server.talks[-1].writer.write(octets)
             server.talks[-1].writer.write_eof()
-            await until(lambda: relayer._exchange is None or relayer._exchange.engine.over)
+            await until(lambda: (engine := talking_to(relayer)) is None or engine.over)
 
     bench.files.before_chunk = tell
     async with server:

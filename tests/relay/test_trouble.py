@@ -19,7 +19,7 @@ from relayd.mail.attempt import Attempt
 from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Credentials
 from relayd.relay.relayer import Relayer
-from tests.relay.kit import QUICK, Bench, a_delivery, a_site, deliveries, until
+from tests.relay.kit import QUICK, Bench, a_delivery, a_site, deliveries, talking_to, until
 from tests.support.smtp import LOCK_STEP, STALL, Answer, Script, ScriptedServer
 
 SHORT = timedelta(seconds=0.15)
@@ -44,7 +44,7 @@ async def test_a_large_file_that_goes_with_the_connection_loses_no_delivery() ->
         async def fail(offset: int) -> None:
             if offset:
                 server.talks[0].writer.transport.abort()
-                await until(lambda: relayer._exchange is None or relayer._exchange.engine.over)
+                await until(lambda: (engine := talking_to(relayer)) is None or engine.over)
                 raise OSError("read error")
 
         bench.files.before_chunk = fail

@@ -143,9 +143,9 @@ class Start:
                 case _:
                     await queue.remove(chosen, self._clock())
             await self.manager.operator_changed_queue()
-            if strike.what in ("hold", "remove"):
-                now = self._world.agenda.now
-                self._world.facts.withdrawn.update({each: now for each in chosen if each not in self._world.facts.made})
+            released = strike.what == "hold" and chosen[0] in tables.messages and not tables.messages[chosen[0]].held
+            if strike.what in ("hold", "remove") and not released and chosen[0] not in self._world.facts.made:
+                self._world.facts.withdrawn[chosen[0]] = self._world.agenda.now
 
     def _events(self, event: Event) -> None:
         if not self._dead:
