@@ -19,9 +19,9 @@ from enum import Enum
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
-from relayd.mail.reply import Reply
+from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Host, Site, Target
-from relayd.mail.tls import TlsSession
+from relayd.mail.tls import Source, TlsResult, TlsSession
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
 from relayd.relay.engine import Engine
@@ -35,6 +35,8 @@ from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
 
 SECURITY = 7  # the subject of enhanced codes about it (RFC 3463 section 3.8)
+NOT_ALLOWED = EnhancedStatus(4, 7, 5)  # what an address book says of a host that a policy does not allow
+STRAY = "the policy does not name this mail exchanger"  # in a report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,8 @@ class Round:
             found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
             self._note(found, barred=found.status is not None and found.status.subject == SECURITY)
+            if found.status == NOT_ALLOWED and self._is_stray(host):
+                self._tell_stray(host)
             return []
         return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
             : self._equipment.settings.max_addresses
@@ -193,22 +197,45 @@ class Round:
         self.failed_otherwise = self.failed_otherwise or not barred
 
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
-        """Tell how TLS went, for reports: they are about mail exchangers."""
+        """Tell how TLS went, for reports: they are about mail exchangers.  A host that a policy of MTA-STS does not
+        name fails it, whatever it proves."""
         if entrance.tls is None or self._site.configured or not self._usual:
             return
         result, detail = entrance.tls
-        dane = target.demand.dane
+        dane, source = target.demand.dane, target.demand.reported
+        if dane is None and self._site.sts is not None:
+            source = Source.MTA_STS
+            if self._is_stray(target.host):
+                result, detail = TlsResult.VALIDATION_FAILURE, STRAY
         session = TlsSession(
             domains=self._work.domains,
             host=target.host.name,
             address=target.address,
             local=entrance.local,
             result=result,
-            source=target.demand.reported,
+            source=source,
             records=tuple(record.text for record in dane.records) if dane else (),
             detail=detail,
         )
         self._equipment.ports.sessions(session)
+
+    def _is_stray(self, host: Host) -> bool:
+        """Whether the destinations' policy does not name this one of their hosts (RFC 8461 section 4.1)."""
+        return self._site.sts is not None and host.name not in self._site.sts.hosts
+
+    def _tell_stray(self, host: Host) -> None:
+        """Tell that a host is not even connected to, since the domain's policy does not name it."""
+        if self._usual:
+            session = TlsSession(
+                domains=self._work.domains,
+                host=host.name,
+                address="",
+                local="",
+                result=TlsResult.VALIDATION_FAILURE,
+                source=Source.MTA_STS,
+                detail=STRAY,
+            )
+            self._equipment.ports.sessions(session)
 
     async def _converse(self, target: Target, established: Established) -> Ending:
         """Send on an open connection."""
