@@ -36,6 +36,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
+from relayd.password import read_password
 from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
@@ -54,6 +55,7 @@ from relayd.settings import (
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
+from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
@@ -134,6 +136,14 @@ class Daemon:
         self._resolver = DnsResolver(self._config.dns)
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
+        self._tokens = Tokens(
+            self._config.token_rules,
+            https=self._https,
+            read_secret=lambda path: read_password(path, self._config.spool),
+            clock=self._clock,
+            events=self._events,
+        )
+        stack.push_async_callback(self._tokens.close)
         self._router = Router(
             route_settings(self._config, self._identity), self._resolver, clock=self._clock, own_addresses=own_addresses
         )
@@ -180,6 +190,7 @@ class Daemon:
         """Let relayers run here."""
         ports = Ports(
             addresses=self._router,
+            tokens=self._tokens,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
@@ -196,6 +207,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self._attempts,
             addresses=self._router,
+            tokens=self._tokens,
             sessions=self._tell_session,
             bury=spool.queue.bury,
             premises=premises,
@@ -289,6 +301,7 @@ class Daemon:
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
         self._https.reload()
+        self._tokens.reload(config.token_rules)
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
