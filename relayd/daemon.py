@@ -37,6 +37,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
+from relayd.password import read_password
 from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
@@ -59,6 +60,7 @@ from relayd.settings import (
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
+from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
@@ -145,6 +147,14 @@ class Daemon:
         self._texts = CachingResolver(self._resolver, self._clock)
         self._policies = await self._known_policies(spool.root / "mta-sts")
         stack.push_async_callback(self._policies.close)
+        self._tokens = Tokens(
+            self._config.token_rules,
+            https=self._https,
+            read_secret=lambda path: read_password(path, self._config.spool),
+            clock=self._clock,
+            events=self._events,
+        )
+        stack.push_async_callback(self._tokens.close)
         self._router = Router(
             route_settings(self._config, self._identity),
             self._resolver,
@@ -204,6 +214,7 @@ class Daemon:
         """Let relayers run here."""
         ports = Ports(
             addresses=self._router,
+            tokens=self._tokens,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
@@ -220,6 +231,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self._attempts,
             addresses=self._router,
+            tokens=self._tokens,
             sessions=self._tell_session,
             bury=spool.queue.bury,
             premises=premises,
@@ -317,6 +329,7 @@ class Daemon:
         self._dane.reload(wanted=config.tls.dane)
         self._texts.clear()
         self._https.reload()
+        self._tokens.reload(config.token_rules)
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))

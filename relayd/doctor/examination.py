@@ -45,7 +45,7 @@ class Patient:
 async def examine(path: Path, tell: Callable[[str], None]) -> AsyncIterator[Finding]:
     """Yield what is wrong with the relayd of a configuration file; `tell` is told what takes long."""
     try:
-        config = load(path)
+        config = load(path, unit=False)
     except ConfigError as mistakes:
         for mistake in mistakes.mistakes:
             yield error("configuration", mistake, "correct it; relayd does not start with it")

@@ -23,6 +23,17 @@ class AddressBook(Protocol):
         none.  Never raises for what a resolver says."""
 
 
+class Tokens(Protocol):
+    """Has the tokens that sites with OAuth want in place of a password."""
+
+    async def token(self, site: str, *, rejected: str = "") -> str | Deferred:
+        """Return a token for the site of this key, or why there is none now, of scope HOST.
+
+        `rejected` is one that a server refused: another is returned.  Never raises for what a token server says; takes
+        as long as that may take to answer.
+        """
+
+
 class Reports(Protocol):
     """Takes what became of each delivery."""
 
@@ -78,6 +89,7 @@ class Ports:
     """All of them."""
 
     addresses: AddressBook
+    tokens: Tokens
     reports: Reports
     bodies: Bodies
     in_hand: InHand

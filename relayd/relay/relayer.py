@@ -26,6 +26,7 @@ from relayd.relay.overdue import ending_overdue
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.requirements import needs_requiretls
 from relayd.relay.round import Round, Work
+from relayd.relay.run_token import RunToken
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
@@ -82,7 +83,14 @@ class Relayer:
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
         self._reported = reporter.reported
         domains = tuple({one.address.domain for delivery in deliveries for one in delivery.recipients})
-        work = Work(stock=stock, reporter=reporter, withdrawn=[], stirring=self._stirring, domains=domains)
+        work = Work(
+            stock=stock,
+            reporter=reporter,
+            withdrawn=[],
+            stirring=self._stirring,
+            token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
+            domains=domains,
+        )
         try:
             async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):
                 await self._send(work)

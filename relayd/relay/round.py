@@ -30,6 +30,7 @@ from relayd.relay.entrance import Entrance, Established
 from relayd.relay.equipment import Equipment
 from relayd.relay.exchange import Exchange
 from relayd.relay.reporter import Reporter
+from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
@@ -48,6 +49,7 @@ class Work:
     reporter: Reporter
     withdrawn: list[Load]
     stirring: Stirring
+    token: RunToken
     domains: tuple[str, ...]
 
     def defer(self, load: Load, why: Deferred) -> None:
@@ -167,6 +169,7 @@ class Round:
             stirring=self._work.stirring,
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
+            token=self._work.token,
         )
         result: Established | Deferred | Failed
         try:
@@ -182,7 +185,7 @@ class Round:
             self.throttled = entrance.throttled or self.throttled
         self._tell_session(target, entrance)
         if isinstance(result, Deferred | Failed):
-            if self._usual:
+            if self._usual and entrance.connects:
                 self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._note(result, barred=entrance.tls is not None)
             return None

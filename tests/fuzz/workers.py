@@ -29,6 +29,7 @@ from relayd.workers.process import Process
 from relayd.workers.run import Run
 from tests.attempt.situations import GREYLISTED, NO_SUCH_USER, QUEUED, a_delivery, a_recipient, an_attempt
 from tests.fuzz.choices import Choices
+from tests.relay.kit import Tokens
 
 WORDS = (
     *(name.encode() for name in vars(messages).values() if isinstance(name, str) and name.isalpha()),
@@ -89,6 +90,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self,
             addresses=self,
+            tokens=Tokens(),
             sessions=lambda session: None,
             bury=self.bury,
             premises=premises,
