@@ -27,6 +27,7 @@ from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.tls import TlsSetup
 from relayd.password import check_secret, is_out_of_sight, secret_path
+from relayd.report.settings import DkimKey
 from relayd.route.settings import RouteRule, TlsRule
 from relayd.route.smart_host import parse_host
 from relayd.schedule.rate import Rate
@@ -36,6 +37,7 @@ from relayd.sections import (
     Config,
     Octets,
     RelaySection,
+    ReportSection,
     RouteSection,
     SiteSection,
     TlsDomainSection,
@@ -47,6 +49,8 @@ from relayd.tokens.settings import TokenRule
 T = TypeVar("T")
 
 MAX_PROCESSES = 64
+MAX_ORGANIZATION = 200  # characters
+REPORT = "tls.report"
 
 _SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
 _FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -88,7 +92,8 @@ class _Reader:
         for name in tables:
             if name not in (known := [*SECTIONS, "aliases", "route", "site"]):
                 self._mistake(name, "no such section" + _suggestion(name, known))
-        domains = tables["tls"].pop("domain", []) if isinstance(tables.get("tls"), dict) else []
+        tls = tables["tls"] if isinstance(tables.get("tls"), dict) else {}
+        domains, report = tls.pop("domain", []), tls.pop("report", {})
         sections: dict[str, Any] = {
             name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
         }
@@ -103,6 +108,7 @@ class _Reader:
             spool=self._spool,
             tls_setup=self._setup,
             tls_rules=tuple(self._tls_rules(domains, sections["tls"])),
+            **self._report(report),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
             token_rules=tuple(self._token_rules),
@@ -262,6 +268,46 @@ class _Reader:
             key_file=key,
         )
 
+    def _report(self, table: Any) -> dict[str, Any]:
+        section = self._section(ReportSection, table, REPORT) or ReportSection()
+        domains = [self._mailbox(getattr(section, key), f"{REPORT}.{key}") for key in ("contact", "sender")]
+        if all(domains) and domains[0] != domains[1]:
+            self._mistake(f"{REPORT}.contact", f"must be of the domain of the sender, which signs: {domains[1]}")
+        if len(section.organization) > MAX_ORGANIZATION or not section.organization.isprintable():
+            self._mistake(f"{REPORT}.organization", f"must be of at most {MAX_ORGANIZATION} printable characters")
+        return {"tls_report": section, "dkim": self._dkim(section)}
+
+    def _mailbox(self, text: str, key: str) -> str:
+        """Check an address that may be left out; return its domain."""
+        if not text:
+            return ""
+        try:
+            address = Address.parse(text)
+            if not text.isascii() or "." not in address.domain or address.literal is not None:
+                raise InvalidAddress(f"needs a full domain name, and ASCII only: {text!r}")
+        except InvalidAddress as error:
+            self._mistake(key, str(error))
+            return ""
+        return address.domain
+
+    def _dkim(self, section: ReportSection) -> DkimKey | None:
+        if not (section.dkim_key_file or section.dkim_selector):
+            return None
+        if not (section.dkim_key_file and section.dkim_selector):
+            self._mistake(REPORT, "dkim_key_file and dkim_selector go together")
+            return None
+        path = self._path.parent / section.dkim_key_file
+        try:
+            parse_domain(f"{section.dkim_selector}.example")
+        except InvalidAddress:
+            self._mistake(f"{REPORT}.dkim_selector", f"not a selector: {section.dkim_selector!r}")
+        try:
+            check_secret(path, self._spool)
+            return DkimKey(pem=tls_files.read_dkim_key(path), selector=section.dkim_selector)
+        except (OSError, ValueError) as error:
+            self._mistake(f"{REPORT}.dkim_key_file", str(error))
+            return None
+
     def _client_certificate(self, section: RouteSection, where: str) -> tuple[str, str]:
         if section.key_file and not section.certificate_file:
             self._mistake(f"{where}.key_file", "is of no use without a certificate_file")
@@ -356,6 +402,8 @@ def _parts(key: str) -> tuple[str, int, str]:
         number, _, name = rest.partition(".")
         return kind, int(number), name
     kind, _, name = key.partition(".")
+    if key.startswith("tls.report"):
+        return "tls.report", 1, key.removeprefix("tls.report").removeprefix(".")
     return (key, 1, "") if key == "tls.domain" else (kind, 1, name)
 
 

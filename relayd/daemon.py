@@ -31,16 +31,17 @@ from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
-from relayd.mail.tls import TlsSession
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
 from relayd.password import read_password
-from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
+from relayd.plugs import LedgerPort, NamesPort, NotificationsPort, PostPort, TextsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
+from relayd.report.reporter import Reporter
+from relayd.report.settings import ReportSettings
 from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
@@ -53,18 +54,22 @@ from relayd.sections import Config
 from relayd.settings import (
     manager_settings,
     relay_settings,
+    report_settings,
     route_settings,
     schedule_settings,
     submission_settings,
 )
+from relayd.spool.reports import ReportsFile
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
+from relayd.tlsrpt import TlsReports
 from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
 STDERR = 2
+NO_REPORTS = "no reports on TLS are sent, since nobody could tell by whom: set relay.hostname"
 AS_ROOT = "relayd runs as root, and needs no such rights; start it as a user of its own (docs/security.md)"
 EX_OK = 0
 EX_TEMPFAIL = 75
@@ -177,6 +182,8 @@ class Daemon:
             retry_due=lambda at: self._manager.retry_due(at),
             site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
+        self._reports = self._tls_reports(spool)
+        stack.push_async_callback(self._reports.close)
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
         self._manager = RelayManager(
@@ -207,7 +214,12 @@ class Daemon:
         cache = StsCache(directory, jitter=random.random, events=self._events)
         await cache.load(self._clock())
         return StsPolicies(
-            cache, self._texts, self._https, clock=self._clock, events=self._events, sessions=self._tell_session
+            cache,
+            self._texts,
+            self._https,
+            clock=self._clock,
+            events=self._events,
+            sessions=lambda session: self._reports.session(session),
         )
 
     def _in_process(self, spool: Spool) -> Relayers:
@@ -218,7 +230,7 @@ class Daemon:
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
-            sessions=self._tell_session,
+            sessions=self._reports.session,
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
         return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
@@ -232,7 +244,7 @@ class Daemon:
             reports=self._attempts,
             addresses=self._router,
             tokens=self._tokens,
-            sessions=self._tell_session,
+            sessions=self._reports.session,
             bury=spool.queue.bury,
             premises=premises,
             clock=self._clock,
@@ -242,8 +254,30 @@ class Daemon:
         pool.start()
         return pool
 
-    def _tell_session(self, session: TlsSession) -> None:
-        """How TLS went on a connection."""
+    def _tls_reports(self, spool: Spool) -> TlsReports:
+        """Build what counts how TLS goes, and reports it."""
+        reporter = Reporter(
+            self._report_settings(),
+            store=ReportsFile(spool.root),
+            texts=TextsPort(self._resolver),
+            post=PostPort(spool, lambda message: self._manager.arrived([message])),
+            https=self._https,
+            sts_lines=self._sts_lines,
+            clock=self._clock,
+            jitter=random.random,
+            events=self._events,
+        )
+        return TlsReports(reporter, self._events)
+
+    def _sts_lines(self, domain: str) -> tuple[str, ...]:
+        policy = self._policies.known(domain)
+        return () if policy is None else policy.lines
+
+    def _report_settings(self) -> ReportSettings | None:
+        settings = report_settings(self._config, self._identity)
+        if settings is None and self._config.tls_report.enabled:
+            self._events(Warned(about="tls.report", detail=NO_REPORTS))
+        return settings
 
     async def _operator_changed_queue(self) -> None:
         """On return nothing that an operator withdrew will be started, here or in a worker."""
@@ -260,6 +294,10 @@ class Daemon:
 
     async def _relay(self, once: bool) -> None:
         """Relay until told to stop; then bring what is in flight to its end."""
+        if once:
+            await self._reports.once()
+        else:
+            self._reports.start(lambda: self._config.relay.check_interval)
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
         beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
         beside.append(asyncio.create_task(self._dane.watch()))
@@ -334,6 +372,7 @@ class Daemon:
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
+        self._reports.reload(self._report_settings())
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
 

@@ -15,6 +15,7 @@ from relayd.attempt.settings import RetrySettings
 from relayd.mail.route import AddressFamily
 from relayd.mail.tls import TlsPolicy, TlsSetup, TlsVersion
 from relayd.relay.timeouts import Timeouts
+from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
 from relayd.tokens.settings import ClientAuth, TokenRule
@@ -75,6 +76,18 @@ class TlsDomainSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSection:
+    """[tls.report]"""
+
+    enabled: bool = True
+    organization: str = ""
+    contact: str = ""
+    sender: str = ""
+    dkim_key_file: str = ""
+    dkim_selector: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSection:
     """One [[route]]"""
 
@@ -123,6 +136,8 @@ class Config:
     tls: TlsSection = field(default_factory=TlsSection)
     tls_setup: TlsSetup = field(default_factory=TlsSetup)
     tls_rules: tuple[TlsRule, ...] = ()
+    tls_report: ReportSection = field(default_factory=ReportSection)
+    dkim: DkimKey | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()

@@ -17,7 +17,7 @@ from tests.support.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "relayd"
-STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe", "tokens")
+STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe", "tokens", "report")
 TOP = {
     "config",
     "credentials",
@@ -70,6 +70,12 @@ PURE = (
     "attempt/settle.py",
     "tokens/exchange.py",
     "tokens/token.py",
+    "report/counting.py",
+    "report/document.py",
+    "report/gathering.py",
+    "report/mail.py",
+    "report/record.py",
+    "report/times.py",
 )
 IMPURE_MODULES = {"time", "random", "socket", "asyncio", "os", "subprocess", "aiofiles"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open"}

@@ -182,9 +182,10 @@ class TlsResult(Enum):
 class TlsSession:
     """How TLS went on one connection, or why there was none, for the domains whose mail it was for.
 
-    `source` is whose policy it was under, CONFIGURED: nobody's; `records` are DANE's, as a zone has them.  `address` is
-    the peer's, empty if none was connected to; `local` is ours; `detail` in words (RFC 8460's failure-reason-code).
-    Told once for each connection, whatever is sent on it.
+    `source` is whose policy it was under, CONFIGURED: nobody's; `records` are DANE's, as a zone has them, and `base`
+    is the TLSA base domain.  `host` is empty where it is about the domain alone; `address` is the peer's, empty if none
+    was connected to; `local` is ours; `detail` in words (RFC 8460's failure-reason-code).  Told once for each
+    connection, whatever is sent on it.
     """
 
     domains: tuple[str, ...]
@@ -194,4 +195,5 @@ class TlsSession:
     result: TlsResult
     source: Source = Source.CONFIGURED
     records: tuple[str, ...] = ()
+    base: str = ""
     detail: str = ""

@@ -402,13 +402,14 @@ def pack_session(session: TlsSession) -> Packed:
         session.result.value,
         session.source.value,
         session.records,
+        session.base,
         session.detail,
     )
 
 
 def session_of(packed: Packed) -> TlsSession:
     """Undo `pack_session`."""
-    domains, host, address, local, result, source, records, detail = packed
+    domains, host, address, local, result, source, records, base, detail = packed
     return TlsSession(
         domains=domains,
         host=host,
@@ -417,6 +418,7 @@ def session_of(packed: Packed) -> TlsSession:
         result=TlsResult(result),
         source=Source(source),
         records=records,
+        base=base,
         detail=detail,
     )
 
