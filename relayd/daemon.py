@@ -36,6 +36,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
+from relayd.password import read_password
 from relayd.plugs import LedgerPort, NamesPort, NotificationsPort, PostPort, TextsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
@@ -47,6 +48,7 @@ from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
+from relayd.route.validation import DaneAvailability
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
@@ -62,6 +64,7 @@ from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
 from relayd.tlsrpt import TlsReports
+from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
@@ -141,17 +144,29 @@ class Daemon:
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
+        self._dane = DaneAvailability(
+            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
+        )
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
         self._texts = CachingResolver(self._resolver, self._clock)
         self._policies = await self._known_policies(spool.root / "mta-sts")
         stack.push_async_callback(self._policies.close)
+        self._tokens = Tokens(
+            self._config.token_rules,
+            https=self._https,
+            read_secret=lambda path: read_password(path, self._config.spool),
+            clock=self._clock,
+            events=self._events,
+        )
+        stack.push_async_callback(self._tokens.close)
         self._router = Router(
             route_settings(self._config, self._identity),
             self._resolver,
             clock=self._clock,
             own_addresses=own_addresses,
             policies=self._policies,
+            has_dane=self._dane.works,
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
@@ -211,6 +226,7 @@ class Daemon:
         """Let relayers run here."""
         ports = Ports(
             addresses=self._router,
+            tokens=self._tokens,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
@@ -227,6 +243,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self._attempts,
             addresses=self._router,
+            tokens=self._tokens,
             sessions=self._reports.session,
             bury=spool.queue.bury,
             premises=premises,
@@ -283,6 +300,7 @@ class Daemon:
             self._reports.start(lambda: self._config.relay.check_interval)
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
         beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
+        beside.append(asyncio.create_task(self._dane.watch()))
         relaying = asyncio.create_task(self._manager.run(once=once))
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
@@ -346,8 +364,10 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._dane.reload(wanted=config.tls.dane)
         self._texts.clear()
         self._https.reload()
+        self._tokens.reload(config.token_rules)
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))

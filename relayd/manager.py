@@ -247,6 +247,7 @@ class RelayManager:
             self._events(Trouble(part="stop", detail=f"not waiting for {pending} that the queue holds up"))
         with suppress(TimeoutError):  # the next start goes on with it
             async with asyncio.timeout(CLEANING.total_seconds()):
+                await self._claims.offer_again()
                 await self._health.guarded("routes", self._routes.write_down())
                 await self._health.guarded("cleaning", self._spool.sweep(self._clock()))
 

@@ -18,6 +18,7 @@ from relayd.relay.timeouts import Timeouts
 from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
+from relayd.tokens.settings import ClientAuth, TokenRule
 
 Octets = Annotated[int, "octets"]
 OrNone = Annotated[int, "0 is allowed, and means none"]
@@ -57,6 +58,7 @@ class TlsSection:
     """[tls]"""
 
     policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    dane: bool = True
     minimum_version: TlsVersion = TlsVersion.TLS_1_2
     ca_file: str = ""
     mta_sts: bool = True
@@ -94,6 +96,13 @@ class RouteSection:
     hosts: tuple[str, ...]
     username: str = ""
     password_file: str = ""
+    auth: tuple[str, ...] = ()
+    oauth_token_url: str = ""
+    oauth_client_id: str = ""
+    oauth_client_secret_file: str = ""
+    oauth_client_auth: ClientAuth | None = None
+    oauth_refresh_token_file: str = ""
+    oauth_scope: str = ""
     tls: TlsPolicy | None = None
     minimum_version: TlsVersion | None = None
     ca_file: str = ""
@@ -132,6 +141,7 @@ class Config:
     timeouts: Timeouts = field(default_factory=Timeouts)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()
+    token_rules: tuple[TokenRule, ...] = ()
     site_limits: SiteLimits = field(default_factory=SiteLimits)
     sites: tuple[SiteRule, ...] = ()
 

@@ -430,6 +430,27 @@ async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() 
     assert [type(event) for event in world.events if not isinstance(event, Trouble)] == [Degraded, Restored]
 
 
+async def test_what_could_not_be_given_back_is_offered_once_more_by_a_stop() -> None:
+    """Found by simulation, seed 2981 in bursts."""
+
+    class Full(World):
+        refusals = 1
+
+        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise QueueError("database or disk is full")
+            await super().give_back(deliveries)
+
+    world = Full(waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world.gate.set()
+    async with managing(world, interval=timedelta(hours=1)) as manager:
+        await until(lambda: world.refusals == 0)
+        await manager.stop(asyncio.Event(), timedelta(seconds=5))
+
+    assert world.waiting == {"a.test": 2}
+
+
 async def test_what_cannot_be_given_back_is_offered_again_though_bodies_cannot_be_unlinked() -> None:
     class Broken(World):
         refusals = 1

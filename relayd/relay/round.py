@@ -31,6 +31,7 @@ from relayd.relay.entrance import Entrance, Established
 from relayd.relay.equipment import Equipment
 from relayd.relay.exchange import Exchange
 from relayd.relay.reporter import Reporter
+from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
@@ -40,18 +41,21 @@ _BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why the
     EnhancedStatus(4, 7, 10): (Source.DANE, TlsResult.DNSSEC_INVALID),
     EnhancedStatus(4, 7, 5): (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
 }
+STRAY = "the policy does not name this mail exchanger"  # in a report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a run has to do: `stock` is left of it, `withdrawn` is not to be sent any more; `domains` are the
-    recipients'."""
+    recipients', `reported` those of them that are told how TLS went."""
 
     stock: Stock
     reporter: Reporter
     withdrawn: list[Load]
     stirring: Stirring
+    token: RunToken
     domains: tuple[str, ...]
+    reported: tuple[str, ...]
 
     def defer(self, load: Load, why: Deferred) -> None:
         """Put a message off for what became of its connection."""
@@ -148,7 +152,7 @@ class Round:
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
         with self._work.stirring.waiting_for_us():
-            found = await self._equipment.ports.addresses.addresses(host, self._site)
+            found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
             barred = found.status is not None and found.status.subject == SECURITY
             self._note(found, barred=barred)
@@ -171,6 +175,7 @@ class Round:
             stirring=self._work.stirring,
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
+            token=self._work.token,
         )
         result: Established | Deferred | Failed
         try:
@@ -186,7 +191,7 @@ class Round:
             self.throttled = entrance.throttled or self.throttled
         self._tell_session(target, entrance)
         if isinstance(result, Deferred | Failed):
-            if self._usual:
+            if self._usual and entrance.connects:
                 self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._note(result, barred=entrance.tls is not None)
             return None
@@ -203,41 +208,49 @@ class Round:
     @property
     def _reported(self) -> bool:
         """Whether reports are to know: they are about mail exchangers, and what these themselves publish."""
-        return self._usual and not self._site.configured and bool(self._work.domains)
+        return self._usual and not self._site.configured and bool(self._work.reported)
 
     def _tell_barred(self, host: Host, why: Deferred | Failed) -> None:
         """Tell of a host that may not even be connected to."""
         source, result = _BARRED.get(why.status, (Source.CONFIGURED, TlsResult.VALIDATION_FAILURE))
         if self._reported:
             session = TlsSession(
-                domains=self._work.domains,
+                domains=self._work.reported,
                 host=host.name,
                 address="",
                 local="",
                 result=result,
                 source=source,
-                detail=str(why.reason),
+                detail=STRAY if source is Source.MTA_STS and self._is_stray(host) else str(why.reason),
             )
             self._equipment.ports.sessions(session)
 
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
-        """Tell how TLS went."""
+        """Tell how TLS went.  A host that a policy of MTA-STS does not name fails it, whatever it proves."""
         if entrance.tls is None or not self._reported:
             return
         result, detail = entrance.tls
-        dane = target.demand.dane
+        dane, source = target.demand.dane, target.demand.reported
+        if dane is None and self._site.sts is not None:
+            source = Source.MTA_STS
+            if self._is_stray(target.host):
+                result, detail = TlsResult.VALIDATION_FAILURE, STRAY
         session = TlsSession(
-            domains=self._work.domains,
+            domains=self._work.reported,
             host=target.host.name,
             address=target.address,
             local=entrance.local,
             result=result,
-            source=target.demand.reported,
+            source=source,
             records=tuple(record.text for record in dane.records) if dane else (),
             base=next(iter(dane.names), "") if dane else "",
             detail=detail,
         )
         self._equipment.ports.sessions(session)
+
+    def _is_stray(self, host: Host) -> bool:
+        """Whether the destinations' policy does not name this one of their hosts (RFC 8461 section 4.1)."""
+        return self._site.sts is not None and host.name not in self._site.sts.hosts
 
     async def _converse(self, target: Target, established: Established) -> Ending:
         """Send on an open connection."""

@@ -214,6 +214,33 @@ class TestAnAuthority:
         assert refused(judged(records, overruled, ROOT), result=TlsResult.CERTIFICATE_HOST_MISMATCH)
 
 
+class TestTheDomainsWhoseMailItIsFor:
+    """A server may be called as they are instead, if all are."""
+
+    def judged_for(self, server: Certified, *next_hops: tuple[str, ...]) -> str | DaneMismatch:
+        dane = Dane(records=(ROOT.tlsa("2 0 1"),), names=(MX,), next_hops=next_hops)
+        return authenticate(dane, [server.der, ROOT.der], NOW)
+
+    def test_one_is_enough_for_one(self) -> None:
+        server = certify("example.org", by=ROOT)
+
+        assert self.judged_for(server, ("example.org",)) == "2 0 1"
+        assert self.judged_for(server, ("www.example.net", "example.org")) == "2 0 1"
+        assert refused(self.judged_for(server, ("example.net",)), result=TlsResult.CERTIFICATE_HOST_MISMATCH)
+
+    def test_for_several_it_has_to_be_called_as_each(self) -> None:
+        one, both = certify("example.org", by=ROOT), certify("example.org", "example.net", by=ROOT)
+
+        assert refused(self.judged_for(one, ("example.org",), ("example.net",)))
+        assert self.judged_for(both, ("example.org",), ("example.net",)) == "2 0 1"
+
+    def test_its_own_name_serves_for_all(self) -> None:
+        assert self.judged_for(SERVER, ("example.org",), ("example.net",)) == "2 0 1"
+
+    def test_none_is_not_all(self) -> None:
+        assert refused(self.judged_for(certify("example.org", by=ROOT)))
+
+
 class TestNameConstraints:
     """RFC 5280 section 4.2.1.10."""
 

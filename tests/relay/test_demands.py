@@ -17,8 +17,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from relayd.mail.outcome import Deferred, Scope
+from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Host, Site
-from relayd.mail.tls import Dane, Demand, Source, Tlsa, TlsPolicy, TlsResult, TlsSetup, TlsVersion
+from relayd.mail.tls import Dane, Demand, Source, Sts, Tlsa, TlsPolicy, TlsResult, TlsSetup, TlsVersion
 from tests.relay.kit import Bench, a_delivery, a_site, on, trusting
 from tests.support.smtp import Answer, ScriptedServer
 
@@ -94,6 +96,40 @@ async def test_a_trial_never_lets_through_what_is_required_beside_it(bench: Benc
 
         assert ended.failure is not None
         assert all("MAIL" not in connection.verbs for connection in server.connections)
+
+
+@pytest.mark.parametrize("names", [["mx1.test"], ["mx2.test"], []])
+async def test_a_host_that_a_policy_in_testing_mode_does_not_name_is_used_and_told_of(
+    bench: Bench, ca: trustme.CA, names: list[str]
+) -> None:
+    sts = Sts(enforce=False, hosts=frozenset(names))
+    bench.book.demand = Demand(trial="mx1.test" in names)
+    async with serving(ca.issue_cert("mx1.test")) as server:
+        assert (await bench.run(a_site(server.port, sts=sts), [a_delivery()])).delivered == 1
+
+    (session,) = bench.sessions
+    assert session.source is Source.MTA_STS
+    assert session.result is (TlsResult.SUCCESS if "mx1.test" in names else TlsResult.VALIDATION_FAILURE)
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "told"),
+    [
+        (EnhancedStatus(4, 7, 5), False, True),
+        (EnhancedStatus(4, 7, 10), False, False),
+        (EnhancedStatus(4, 4, 3), False, False),
+        (EnhancedStatus(4, 4, 3), True, False),
+    ],
+)
+async def test_a_host_that_an_enforced_policy_does_not_name_is_told_of_without_a_connection(
+    bench: Bench, status: EnhancedStatus, named: bool, told: bool
+) -> None:
+    bench.book.known["mx1.test"] = Deferred(scope=Scope.HOST, reason="no", status=status)
+    sts = Sts(enforce=True, hosts=frozenset({"mx1.test"} if named else ()))
+    assert (await bench.run(a_site(25, sts=sts), [a_delivery()])).failure is not None
+
+    expected = [("mx1.test", "", TlsResult.VALIDATION_FAILURE, Source.MTA_STS)] if told else []
+    assert [(each.host, each.address, each.result, each.source) for each in bench.sessions] == expected
 
 
 @pytest.mark.parametrize(

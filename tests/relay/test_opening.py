@@ -21,12 +21,14 @@ WITH_TLS = "250-mx\n250 STARTTLS"
 
 
 def talk(
-    site: Site, *replies: str, encrypted: bool = False, starttls: bool = True
+    site: Site, *replies: str, encrypted: bool = False, starttls: bool = True, token: str = ""
 ) -> tuple[list[str], Opened | Deferred | Failed | TlsFailed | None]:
     """Play an opening; return what was said (`TLS` for the handshake) and how it ended, None if it did not."""
     said: list[str] = []
     left = [parsed(reply) for reply in replies]
-    steps = opening("relay.example.org", site, Demand(level=site.tls), encrypted=encrypted, starttls=starttls)
+    steps = opening(
+        "relay.example.org", site, Demand(level=site.tls), encrypted=encrypted, starttls=starttls, token=token
+    )
     try:
         step = next(steps)
         while True:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 from relayd.route.cache import FAILURE_TTL, MAX_NEGATIVE_TTL, MAX_TTL, MIN_TTL, Answer, Cache, CachingResolver, lifetime
 
@@ -31,6 +32,15 @@ class SlowResolver:
     async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
         self.asked += 1
         return await self.answers.get()
+
+    async def alias(self, name: str) -> LookUp[str]:
+        self.asked += 1
+        return await self.answers.get()
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        self.asked += 1
+        await self.answers.get()
+        return Found((Tlsa(usage=3, selector=1, matching=1, content=bytes(32)),), timedelta(minutes=5))
 
     async def texts(self, name: str) -> LookUp[str]:
         self.asked += 1

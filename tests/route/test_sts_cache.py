@@ -185,8 +185,8 @@ class TestBounds:
 
     async def test_a_restart_remembers_the_day_of_the_last_use(self, disk: Disk) -> None:
         cache = await disk.start()
-        for name in ("a.example", "b.example"):
-            await cache.put(a_policy(name))
+        await cache.put(a_policy("a.example"))
+        await cache.put(a_policy("b.example", fetched=NOW + timedelta(hours=1)))
         assert policy_of(cache, "a.example", NOW + DAY)
 
         assert await disk.start(NOW + DAY, size=1)

@@ -78,7 +78,7 @@ class World:
         self.sessions: list[TlsSession] = []
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(authority.pem)
-        self.asker = DnsResolver(DnsSettings(nameservers=(dns.address,), timeout=SECOND * 0.5))
+        self.asker = DnsResolver(DnsSettings(nameservers=(dns.address,), timeout=SECOND * 3))
         self.resolver = CachingResolver(self.asker, lambda: self.now)
         rules = RouteSettings(hostname="relay.test", allow_loopback=True)
         router = Router(rules, self.asker, clock=lambda: self.now, own_addresses=frozenset)
@@ -459,6 +459,16 @@ class TestRefreshing:
             assert world.fetches == fetches
         assert reported(world) == [TlsResult.STS_POLICY_FETCH_ERROR] * 2
         assert len(warnings(world)) == 1
+
+    async def test_that_fails_after_it_succeeded_is_told_of_again(self, world: World) -> None:
+        policies = await world.start()
+        await policies.policy(D)
+        answers: list[bytes | Handler] = [answering(404), text(), answering(404)]
+        for days, answer in enumerate(answers, 1):
+            world.now = NOW + DAY * days
+            world.publish("1", answer)
+            await policies.refresh()
+        assert len(warnings(world)) == 2
 
     async def test_without_a_record_is_told_of(self, world: World) -> None:
         policies = await world.start()

@@ -34,6 +34,7 @@ from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
 from relayd.spool.ground import NoteBook
 from relayd.spool.spool import Spool
+from tests.relay.kit import Tokens
 from tests.simulation.drops import HOSTNAME, MemoryPickup
 from tests.simulation.facts import Facts
 from tests.simulation.faults import DiskFaults
@@ -143,9 +144,9 @@ class Start:
                 case _:
                     await queue.remove(chosen, self._clock())
             await self.manager.operator_changed_queue()
-            if strike.what in ("hold", "remove"):
-                now = self._world.agenda.now
-                self._world.facts.withdrawn.update({each: now for each in chosen if each not in self._world.facts.made})
+            released = strike.what == "hold" and chosen[0] in tables.messages and not tables.messages[chosen[0]].held
+            if strike.what in ("hold", "remove") and not released and chosen[0] not in self._world.facts.made:
+                self._world.facts.withdrawn[chosen[0]] = self._world.agenda.now
 
     def _events(self, event: Event) -> None:
         if not self._dead:
@@ -188,6 +189,7 @@ class Start:
         )
         ports = Ports(
             addresses=self._router,
+            tokens=Tokens(),
             reports=attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=_Counted(spool.notes, self._world.facts),
