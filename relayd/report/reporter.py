@@ -119,7 +119,7 @@ class Reporter:
             await self._plan(now)
         due = await self._store.next_due()
         if self._sending is None and due is not None and due <= now:
-            self._sending = asyncio.create_task(self._send(self._settings, now), name=PART)
+            self._sending = asyncio.create_task(self._send(self._settings), name=PART)
 
     async def sent(self) -> None:
         """Wait for the end of what the last round began.
@@ -158,10 +158,10 @@ class Reporter:
 
     # making
 
-    async def _send(self, settings: ReportSettings, now: datetime) -> None:
-        while counts := await self._store.to_make(now, AT_ONCE):
+    async def _send(self, settings: ReportSettings) -> None:
+        while counts := await self._store.to_make(self._clock(), AT_ONCE):
             await _all([self._make(settings, counted) for counted in counts])
-        while owed := await self._store.to_hand_over(now, AT_ONCE):
+        while owed := await self._store.to_hand_over(self._clock(), AT_ONCE):
             await _all([self._hand_over(each) for each in owed])
 
     async def _make(self, settings: ReportSettings, counted: Counted) -> None:

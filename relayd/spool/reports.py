@@ -36,7 +36,7 @@ NAME = "tlsrpt.db"
 MAX_DOMAINS = 10_000
 MAX_OCTETS = 64 * 2**20
 SLACK = 64  # characters that a tally may grow by, once there is no room: counts get longer
-ADVICE = "; it is moved aside, and counting begins anew"
+ADVICE = "; the daemon moves it aside, and counts anew"
 
 MIGRATIONS: Migrations = (
     (

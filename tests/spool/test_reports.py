@@ -210,7 +210,7 @@ async def test_a_damaged_file_is_moved_aside_and_begun_anew(tmp_path: Path) -> N
     (tmp_path / NAME).write_bytes(b"not a database " * 1000)
     store = ReportsFile(tmp_path)
 
-    with pytest.raises(QueueError, match="it is moved aside, and counting begins anew"):
+    with pytest.raises(QueueError, match="the daemon moves it aside, and counts anew"):
         await count(store, "a.example")
     await count(store, "a.example")
 
