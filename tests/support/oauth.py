@@ -5,7 +5,6 @@ It gives out `token-1-...`, `token-2-...` and so on; what is in `script` is answ
 
 from __future__ import annotations
 
-import json
 import ssl
 from typing import Any
 from urllib.parse import parse_qsl

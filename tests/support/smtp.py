@@ -456,7 +456,6 @@ class TokenCheck:
     """
 
     ERROR = b'{"status":"401","schemes":"bearer","scope":"https://mail.test/"}'
-    LAST = {"XOAUTH2": "", "OAUTHBEARER": "AQ=="}  # what a client says to an error
 
     def __init__(self, username: str, good: set[str] | None = None, *, error: bytes = ERROR) -> None:
         self.verdicts: list[tuple[str, str, bool]] = []
@@ -474,7 +473,8 @@ class TokenCheck:
             if not words:
                 return "334 "
         if self._failing:
-            return "535 5.7.8 bad token" if words == [self.LAST[self._mechanism]] else "501 5.5.2 what"
+            last = "" if self._mechanism == "XOAUTH2" else "AQ=="
+            return "535 5.7.8 bad token" if words == [last] else "501 5.5.2 what"
         return self._judge(base64.b64decode(words[0]).decode())
 
     def _judge(self, said: str) -> str:
