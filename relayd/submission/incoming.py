@@ -112,8 +112,8 @@ class Incoming:
         return False
 
     def sync(self) -> None:
-        """Make durable what went back, before it is claimed anew: else the next power cut could leave the file under its
-        old claim and the new one, and each would be a message."""
+        """Make durable what went back, before it is claimed anew: else the next power cut could leave the file under
+        its old claim and the new one, and each would be a message."""
         for directory in (self._directory, *self._drop):
             with suppress(FileNotFoundError):
                 descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
