@@ -33,6 +33,8 @@ HISTORY = timedelta(days=3)
 PATIENCE = 20.0  # seconds
 WAITING = ("queued", "deferred")
 
+_EXPECTED = re.compile(r"lock|queue\.db|tlsrpt\.db(-\w+)?|queue/notes\.[0-9A-Z]{20}")
+
 
 @dataclass(kw_only=True)
 class Place:
