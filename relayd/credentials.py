@@ -95,7 +95,9 @@ class CredentialsReader:
         if section.oauth_client_auth is ClientAuth.BASIC and not section.oauth_client_secret_file:
             self._mistake(f"{where}.oauth_client_auth", '"basic" needs an oauth_client_secret_file')
         if section.oauth_token_url and not _is_safe(section.oauth_token_url):
-            self._mistake(f"{where}.oauth_token_url", f"not an https URL: {section.oauth_token_url!r}")
+            self._mistake(
+                f"{where}.oauth_token_url", "not an https URL, without a user's name in it"
+            )  # which may have a password
         return not missing
 
     def _mechanisms(self, section: RouteSection, where: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ class DnsResolver:
         return self._system[1]
 
     def _of_system(self) -> _Servers:
-        text = self._resolv_conf.read_text(encoding="latin-1")
+        text = self._resolv_conf.read_text(encoding="utf-8", errors="replace")
         resolver = dns.asyncresolver.Resolver(io.StringIO(text))
         return self._limited(resolver, [str(server) for server in resolver.nameservers], text)
 

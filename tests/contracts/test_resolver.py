@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from relayd.mail.tls import Tlsa
 from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, NoData, NoName, Resolver, Unavailable
+from relayd.route.cache import CachingResolver
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
 from tests.support.dns import FaultyDns, MemoryResolver, Zone
@@ -24,7 +25,7 @@ class World:
     resolver: Resolver
 
 
-@pytest.fixture(params=["dnspython", "memory"])
+@pytest.fixture(params=["dnspython", "cached", "memory"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "memory":
         memory = MemoryResolver()
@@ -33,7 +34,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     async with FaultyDns() as server:
         resolver = DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT))
         resolver.ask_for_security(True)
-        yield World(server, resolver)
+        cached = request.param == "cached"
+        yield World(server, CachingResolver(resolver, lambda: datetime.now(UTC)) if cached else resolver)
 
 
 async def test_exchangers_come_best_first_with_their_ttl(world: World) -> None:

@@ -32,7 +32,8 @@ HOSTNAME = "relay.test"
 HISTORY = timedelta(days=3)
 PATIENCE = 20.0  # seconds
 WAITING = ("queued", "deferred")
-AT_REST = re.compile(r"lock|queue\.db|queue/notes\.[0-9A-Z]{20}|tlsrpt\.db(-wal|-shm)?")  # nobody has opened the last
+
+_EXPECTED = re.compile(r"lock|queue\.db|tlsrpt\.db(-\w+)?|queue/notes\.[0-9A-Z]{20}")
 
 
 @dataclass(kw_only=True)
@@ -112,7 +113,9 @@ def _read(root: Path, revived: Revived, named: dict[str, tuple[str, ...]]) -> No
         name = str(path.relative_to(root))
         if re.fullmatch(r"queue/../[0-9A-Z]{20}", name):
             revived.bodies[path.name] = path.read_bytes()
-        elif not path.is_dir() and not AT_REST.fullmatch(name):
+        elif not path.is_dir() and not re.fullmatch(
+            r"lock|queue\.db|tlsrpt\.db(-wal|-shm)?|queue/notes\.[0-9A-Z]{20}", name
+        ):
             revived.faults.append(f"{name} is left")
     with sqlite3.connect(f"file:{root / 'queue.db'}?immutable=1", uri=True) as database:
         _read_queue(database, revived)

@@ -85,7 +85,7 @@ def test_nobody_else_gets_at_anything_of_a_spool_in_use(world: World, user: str,
         for name, mode in modes.items():
             if name.startswith(("queue/notes", "queue/.notes")) or name.endswith(".reason.txt"):
                 assert mode == 0o600, name
-        for name in ("queue", "rejected", "queue/incoming"):
+        for name in ("queue", "rejected", "queue/incoming", "mta-sts"):
             assert modes[name] == 0o700, name
         assert not modes["."] & 0o022
         bodies = [name for name in modes if name.count("/") == 2 and "incoming" not in name]
