@@ -599,6 +599,8 @@ async def test_a_mail_that_has_left_already_is_not_queued_again(world: World) ->
     await world.rounds()
 
     assert await world.queued() == []
+    assert len(world.arrived) == 1
+    assert not world.spool.bodies.exists(world.arrived[0].id)
     assert await world.store.owed() == []
     assert len(world.reported) == 1
 
