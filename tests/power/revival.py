@@ -113,9 +113,7 @@ def _read(root: Path, revived: Revived, named: dict[str, tuple[str, ...]]) -> No
         name = str(path.relative_to(root))
         if re.fullmatch(r"queue/../[0-9A-Z]{20}", name):
             revived.bodies[path.name] = path.read_bytes()
-        elif not path.is_dir() and not re.fullmatch(
-            r"lock|queue\.db|tlsrpt\.db(-wal|-shm)?|queue/notes\.[0-9A-Z]{20}", name
-        ):
+        elif not path.is_dir() and not _EXPECTED.fullmatch(name):
             revived.faults.append(f"{name} is left")
     with sqlite3.connect(f"file:{root / 'queue.db'}?immutable=1", uri=True) as database:
         _read_queue(database, revived)
