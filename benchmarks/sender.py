@@ -19,7 +19,7 @@ from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
-from relayd.mail.outcome import Delivered
+from relayd.mail.outcome import Deferred, Delivered
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import TlsPolicy
@@ -48,7 +48,7 @@ class Cost:
 class Book:
     """Every host is on loopback."""
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target]:
+    async def addresses(self, host: Host, site: Site, destinations: Sequence[str]) -> Sequence[Target]:
         return [Target(host=host, address="127.0.0.1")]
 
 
@@ -92,13 +92,16 @@ class InMemory:
 
 
 class Nobody:
-    """Notes nothing of what is in hand."""
+    """Notes nothing of what is in hand, and has no tokens."""
 
     def beginning(self, delivery: Delivery) -> None:
         pass
 
     def ending(self, delivery: Delivery) -> None:
         pass
+
+    async def token(self, site: str, *, rejected: str = "") -> str | Deferred:
+        raise AssertionError("the site has no credentials")
 
 
 class Sender:
@@ -112,6 +115,7 @@ class Sender:
         self._site = Site(key="bench", hosts=((host,),), tls=policy, configured=True)
         ports = Ports(
             addresses=Book(),
+            tokens=Nobody(),
             reports=self._reports,
             bodies=bodies,
             in_hand=Nobody(),

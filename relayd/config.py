@@ -20,13 +20,14 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from relayd import tls_files
+from relayd.credentials import CredentialsReader
 from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
-from relayd.mail.route import Credentials
 from relayd.mail.tls import TlsSetup
-from relayd.password import check_secret, read_password
+from relayd.password import check_secret, is_out_of_sight, secret_path
+from relayd.report.settings import DkimKey
 from relayd.route.settings import RouteRule, TlsRule
 from relayd.route.smart_host import parse_host
 from relayd.schedule.rate import Rate
@@ -36,23 +37,27 @@ from relayd.sections import (
     Config,
     Octets,
     RelaySection,
+    ReportSection,
     RouteSection,
     SiteSection,
     TlsDomainSection,
     TlsSection,
     listed,
 )
+from relayd.tokens.settings import TokenRule
 
 T = TypeVar("T")
 
 MAX_PROCESSES = 64
+MAX_ORGANIZATION = 200  # characters
+REPORT = "tls.report"
 
 _SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
 _FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
-def load(path: Path) -> Config:
-    """Read and check the file at `path`.
+def load(path: Path, *, unit: bool = True) -> Config:
+    """Read and check the file at `path`.  `unit` False: as CredentialsReader has it.
 
     Raises:
         ConfigError: with one sentence for each mistake, as `config.toml:12: relay.max_conections: no such setting`.
@@ -64,7 +69,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    reader = _Reader(path, text)
+    reader = _Reader(path, text, unit=unit)
     config = reader.read(tables)
     if reader.mistakes:
         raise ConfigError(*reader.mistakes)
@@ -74,8 +79,10 @@ def load(path: Path) -> Config:
 class _Reader:
     """Reads the tables of one file and gathers the mistakes."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, *, unit: bool) -> None:
         self.mistakes: list[str] = []
+        self._unit = unit
+        self._token_rules: list[TokenRule] = []
         self._path = path
         self._lines = text.splitlines()
         self._spool = path.parent
@@ -85,7 +92,8 @@ class _Reader:
         for name in tables:
             if name not in (known := [*SECTIONS, "aliases", "route", "site"]):
                 self._mistake(name, "no such section" + _suggestion(name, known))
-        domains = tables["tls"].pop("domain", []) if isinstance(tables.get("tls"), dict) else []
+        tls = tables["tls"] if isinstance(tables.get("tls"), dict) else {}
+        domains, report = tls.pop("domain", []), tls.pop("report", {})
         sections: dict[str, Any] = {
             name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
         }
@@ -100,8 +108,10 @@ class _Reader:
             spool=self._spool,
             tls_setup=self._setup,
             tls_rules=tuple(self._tls_rules(domains, sections["tls"])),
+            **self._report(report),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
+            token_rules=tuple(self._token_rules),
             site_limits=self._site_limits(relay),
             sites=tuple(self._sites(tables.get("site", []))),
             **sections,
@@ -208,11 +218,15 @@ class _Reader:
                 self._mistake(where, str(error))
 
     def _route(self, section: RouteSection, where: str) -> RouteRule:
+        reader = CredentialsReader(self._path.parent, self._spool, self._mistake, unit=self._unit)
+        credentials, token_rule = reader.read(section, where)
+        if token_rule is not None:
+            self._token_rules.append(token_rule)
         return RouteRule(
             name=section.name,
             match=tuple(parse_pattern(pattern) for pattern in section.match),
             hosts=tuple(parse_host(host) for host in section.hosts),
-            credentials=self._credentials(section, where),
+            credentials=credentials,
             tls=section.tls,
             setup=self._tls_setup(section, where),
             source_addresses=listed(section.source_address) or None,
@@ -254,19 +268,62 @@ class _Reader:
             key_file=key,
         )
 
+    def _report(self, table: Any) -> dict[str, Any]:
+        section = self._section(ReportSection, table, REPORT) or ReportSection()
+        domains = [self._mailbox(getattr(section, key), f"{REPORT}.{key}") for key in ("contact", "sender")]
+        if all(domains) and domains[0] != domains[1]:
+            self._mistake(f"{REPORT}.contact", f"must be of the domain of the sender, which signs: {domains[1]}")
+        if len(section.organization) > MAX_ORGANIZATION or not section.organization.isprintable():
+            self._mistake(f"{REPORT}.organization", f"must be of at most {MAX_ORGANIZATION} printable characters")
+        return {"tls_report": section, "dkim": self._dkim(section)}
+
+    def _mailbox(self, text: str, key: str) -> str:
+        """Check an address that may be left out; return its domain."""
+        if not text:
+            return ""
+        try:
+            address = Address.parse(text)
+            if not text.isascii() or "." not in address.domain or address.literal is not None:
+                raise InvalidAddress(f"needs a full domain name, and ASCII only: {text!r}")
+        except InvalidAddress as error:
+            self._mistake(key, str(error))
+            return ""
+        return address.domain
+
+    def _dkim(self, section: ReportSection) -> DkimKey | None:
+        if not (section.dkim_key_file or section.dkim_selector):
+            return None
+        if not (section.dkim_key_file and section.dkim_selector):
+            self._mistake(REPORT, "dkim_key_file and dkim_selector go together")
+            return None
+        path = self._path.parent / section.dkim_key_file
+        try:
+            parse_domain(f"{section.dkim_selector}.example")
+        except InvalidAddress:
+            self._mistake(f"{REPORT}.dkim_selector", f"not a selector: {section.dkim_selector!r}")
+        try:
+            check_secret(path, self._spool)
+            return DkimKey(pem=tls_files.read_dkim_key(path), selector=section.dkim_selector)
+        except (OSError, ValueError) as error:
+            self._mistake(f"{REPORT}.dkim_key_file", str(error))
+            return None
+
     def _client_certificate(self, section: RouteSection, where: str) -> tuple[str, str]:
         if section.key_file and not section.certificate_file:
             self._mistake(f"{where}.key_file", "is of no use without a certificate_file")
         if not section.certificate_file:
             return "", ""
-        certificate = self._path.parent / section.certificate_file
-        key = self._path.parent / section.key_file if section.key_file else certificate
+        if not self._unit and (is_out_of_sight(section.certificate_file) or is_out_of_sight(section.key_file)):
+            return "", ""
         named = f"{where}.key_file" if section.key_file else f"{where}.certificate_file"
         try:
+            certificate = secret_path(section.certificate_file, self._path.parent)
+            key = secret_path(section.key_file, self._path.parent) if section.key_file else certificate
             check_secret(key, self._spool)
             tls_files.check_certificate(certificate, key)
         except (OSError, ValueError) as error:
             self._mistake(named, str(error))
+            return "", ""
         return str(certificate), str(key)
 
     def _pem(self, name: str, key: str, check: Callable[[Path], None]) -> str:
@@ -278,19 +335,6 @@ class _Reader:
         except (OSError, ValueError) as error:
             self._mistake(key, str(error))
         return str(path)
-
-    def _credentials(self, section: RouteSection, where: str) -> Credentials | None:
-        if not (section.username or section.password_file):
-            return None
-        if not (section.username and section.password_file):
-            self._mistake(where, "username and password_file go together")
-            return None
-        try:
-            password = read_password(self._path.parent / section.password_file, self._spool)
-        except (OSError, ValueError) as error:
-            self._mistake(f"{where}.password_file", str(error))
-            return None
-        return Credentials(username=section.username, password=password)
 
     def _site_limits(self, relay: RelaySection) -> SiteLimits:
         return SiteLimits(
@@ -358,6 +402,8 @@ def _parts(key: str) -> tuple[str, int, str]:
         number, _, name = rest.partition(".")
         return kind, int(number), name
     kind, _, name = key.partition(".")
+    if key.startswith("tls.report"):
+        return "tls.report", 1, key.removeprefix("tls.report").removeprefix(".")
     return (key, 1, "") if key == "tls.domain" else (kind, 1, name)
 
 

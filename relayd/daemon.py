@@ -31,37 +31,45 @@ from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
-from relayd.mail.tls import TlsSession
 from relayd.manager import RelayManager
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
-from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
+from relayd.password import read_password
+from relayd.plugs import LedgerPort, NamesPort, NotificationsPort, PostPort, TextsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
+from relayd.report.reporter import Reporter
+from relayd.report.settings import ReportSettings
 from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
+from relayd.route.validation import DaneAvailability
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
     manager_settings,
     relay_settings,
+    report_settings,
     route_settings,
     schedule_settings,
     submission_settings,
 )
+from relayd.spool.reports import ReportsFile
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
+from relayd.tlsrpt import TlsReports
+from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
 STDERR = 2
+NO_REPORTS = "no reports on TLS are sent, since nobody could tell by whom: set relay.hostname"
 AS_ROOT = "relayd runs as root, and needs no such rights; start it as a user of its own (docs/security.md)"
 EX_OK = 0
 EX_TEMPFAIL = 75
@@ -136,17 +144,29 @@ class Daemon:
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
         self._resolver = DnsResolver(self._config.dns)
+        self._dane = DaneAvailability(
+            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
+        )
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
         self._texts = CachingResolver(self._resolver, self._clock)
         self._policies = await self._known_policies(spool.root / "mta-sts")
         stack.push_async_callback(self._policies.close)
+        self._tokens = Tokens(
+            self._config.token_rules,
+            https=self._https,
+            read_secret=lambda path: read_password(path, self._config.spool),
+            clock=self._clock,
+            events=self._events,
+        )
+        stack.push_async_callback(self._tokens.close)
         self._router = Router(
             route_settings(self._config, self._identity),
             self._resolver,
             clock=self._clock,
             own_addresses=own_addresses,
             policies=self._policies,
+            has_dane=self._dane.works,
         )
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
@@ -162,6 +182,8 @@ class Daemon:
             retry_due=lambda at: self._manager.retry_due(at),
             site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
+        self._reports = self._tls_reports(spool)
+        stack.push_async_callback(self._reports.close)
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
         self._manager = RelayManager(
@@ -192,17 +214,23 @@ class Daemon:
         cache = StsCache(directory, jitter=random.random, events=self._events)
         await cache.load(self._clock())
         return StsPolicies(
-            cache, self._texts, self._https, clock=self._clock, events=self._events, sessions=self._tell_session
+            cache,
+            self._texts,
+            self._https,
+            clock=self._clock,
+            events=self._events,
+            sessions=lambda session: self._reports.session(session),
         )
 
     def _in_process(self, spool: Spool) -> Relayers:
         """Let relayers run here."""
         ports = Ports(
             addresses=self._router,
+            tokens=self._tokens,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
-            sessions=self._tell_session,
+            sessions=self._reports.session,
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
         )
         return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
@@ -215,7 +243,8 @@ class Daemon:
         ports = PoolPorts(
             reports=self._attempts,
             addresses=self._router,
-            sessions=self._tell_session,
+            tokens=self._tokens,
+            sessions=self._reports.session,
             bury=spool.queue.bury,
             premises=premises,
             clock=self._clock,
@@ -225,8 +254,30 @@ class Daemon:
         pool.start()
         return pool
 
-    def _tell_session(self, session: TlsSession) -> None:
-        """How TLS went on a connection."""
+    def _tls_reports(self, spool: Spool) -> TlsReports:
+        """Build what counts how TLS goes, and reports it."""
+        reporter = Reporter(
+            self._report_settings(),
+            store=ReportsFile(spool.root),
+            texts=TextsPort(self._resolver),
+            post=PostPort(spool, lambda message: self._manager.arrived([message])),
+            https=self._https,
+            sts_lines=self._sts_lines,
+            clock=self._clock,
+            jitter=random.random,
+            events=self._events,
+        )
+        return TlsReports(reporter, self._events)
+
+    def _sts_lines(self, domain: str) -> tuple[str, ...]:
+        policy = self._policies.known(domain)
+        return () if policy is None else policy.lines
+
+    def _report_settings(self) -> ReportSettings | None:
+        settings = report_settings(self._config, self._identity)
+        if settings is None and self._config.tls_report.enabled:
+            self._events(Warned(about="tls.report", detail=NO_REPORTS))
+        return settings
 
     async def _operator_changed_queue(self) -> None:
         """On return nothing that an operator withdrew will be started, here or in a worker."""
@@ -243,8 +294,13 @@ class Daemon:
 
     async def _relay(self, once: bool) -> None:
         """Relay until told to stop; then bring what is in flight to its end."""
+        if once:
+            await self._reports.once()
+        else:
+            self._reports.start(lambda: self._config.relay.check_interval)
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
         beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
+        beside.append(asyncio.create_task(self._dane.watch()))
         relaying = asyncio.create_task(self._manager.run(once=once))
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
@@ -308,12 +364,15 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._resolver.reload(config.dns)
+        self._dane.reload(wanted=config.tls.dane)
         self._texts.clear()
         self._https.reload()
+        self._tokens.reload(config.token_rules)
         self._router.reload(route_settings(config, self._identity))
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)
+        self._reports.reload(self._report_settings())
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from relayd.mail.message import Message
+from relayd.route.answers import Found, NoData, NoName, Resolver, Unavailable
 from relayd.route.router import Router
 from relayd.spool.queue import Queue
 from relayd.spool.spool import Spool
@@ -34,6 +35,35 @@ class NotificationsPort:
     async def add_notification(self, message: Message, content: bytes) -> None:
         await self._spool.add_notification(message, content)
         self._added(message)
+
+
+class PostPort:
+    """The spool, as the reports see it."""
+
+    def __init__(self, spool: Spool, added: Callable[[Message], None]) -> None:
+        self._spool = spool
+        self._added = added
+
+    async def queue(self, message: Message, content: bytes) -> None:
+        if not await self._spool.queue.known([message.id]):
+            await self._spool.add_notification(message, content)
+            self._added(message)
+
+
+class TextsPort:
+    """The resolver, as the reports see it."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def texts(self, name: str) -> Sequence[str] | None:
+        match await self._resolver.texts(name):
+            case Found(records):
+                return records
+            case NoName() | NoData():
+                return ()
+            case Unavailable():
+                return None
 
 
 class NamesPort:

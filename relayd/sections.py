@@ -15,8 +15,10 @@ from relayd.attempt.settings import RetrySettings
 from relayd.mail.route import AddressFamily
 from relayd.mail.tls import TlsPolicy, TlsSetup, TlsVersion
 from relayd.relay.timeouts import Timeouts
+from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
+from relayd.tokens.settings import ClientAuth, TokenRule
 
 Octets = Annotated[int, "octets"]
 OrNone = Annotated[int, "0 is allowed, and means none"]
@@ -56,6 +58,7 @@ class TlsSection:
     """[tls]"""
 
     policy: TlsPolicy = TlsPolicy.OPPORTUNISTIC
+    dane: bool = True
     minimum_version: TlsVersion = TlsVersion.TLS_1_2
     ca_file: str = ""
     mta_sts: bool = True
@@ -73,6 +76,18 @@ class TlsDomainSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSection:
+    """[tls.report]"""
+
+    enabled: bool = True
+    organization: str = ""
+    contact: str = ""
+    sender: str = ""
+    dkim_key_file: str = ""
+    dkim_selector: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSection:
     """One [[route]]"""
 
@@ -81,6 +96,13 @@ class RouteSection:
     hosts: tuple[str, ...]
     username: str = ""
     password_file: str = ""
+    auth: tuple[str, ...] = ()
+    oauth_token_url: str = ""
+    oauth_client_id: str = ""
+    oauth_client_secret_file: str = ""
+    oauth_client_auth: ClientAuth | None = None
+    oauth_refresh_token_file: str = ""
+    oauth_scope: str = ""
     tls: TlsPolicy | None = None
     minimum_version: TlsVersion | None = None
     ca_file: str = ""
@@ -114,9 +136,12 @@ class Config:
     tls: TlsSection = field(default_factory=TlsSection)
     tls_setup: TlsSetup = field(default_factory=TlsSetup)
     tls_rules: tuple[TlsRule, ...] = ()
+    tls_report: ReportSection = field(default_factory=ReportSection)
+    dkim: DkimKey | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()
+    token_rules: tuple[TokenRule, ...] = ()
     site_limits: SiteLimits = field(default_factory=SiteLimits)
     sites: tuple[SiteRule, ...] = ()
 

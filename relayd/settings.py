@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from relayd.identity import Identity
+from relayd.mail.address import Address
 from relayd.manager import ManagerSettings
 from relayd.relay.settings import RelaySettings
+from relayd.report.settings import ReportSettings
 from relayd.route.settings import RouteSettings
 from relayd.schedule.settings import ScheduleSettings
 from relayd.sections import Config
@@ -62,6 +64,27 @@ def manager_settings(config: Config) -> ManagerSettings:
         check_interval=config.relay.check_interval,
         max_connections=config.relay.max_connections,
         watchdog=config.timeouts.longest_silence * WATCHDOG,
+    )
+
+
+def report_settings(config: Config, identity: Identity) -> ReportSettings | None:
+    """Return the reporter's settings; None if it is not to report: it is switched off, or nobody could tell who we are.
+
+    Who answers for reports is, unless the configuration says otherwise, the one mailbox that every domain with mail has
+    (RFC 5321 section 4.5.1).
+    """
+    section = config.tls_report
+    given = section.sender or section.contact
+    named = not identity.hostname.startswith("[")
+    if not section.enabled or not (named or given):
+        return None
+    sender = Address.parse(given) if given else Address("postmaster", identity.hostname)
+    return ReportSettings(
+        hostname=identity.hostname if named else sender.domain,
+        organization=section.organization or sender.domain,
+        contact=Address.parse(section.contact) if section.contact else sender,
+        sender=sender,
+        dkim=config.dkim,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+MIN_DKIM_KEY = 1024  # bits
+
 
 def check_authorities(path: Path) -> None:
     """See that `path` holds certificates of authorities, in PEM.
@@ -32,6 +34,28 @@ def check_certificate(certificate: Path, key: Path) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ValueError(f"the key in {key} is not that of the certificate in {certificate}") from None
         raise ValueError(f"no certificate and key, in PEM and not encrypted, in {certificate} and {key}") from None
+
+
+def read_dkim_key(path: Path) -> bytes:
+    """Return an RSA key to sign mail with (RFC 6376), in PEM as dkimpy reads it, of PKCS #1.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none, is encrypted, or too short to count (RFC 8301 section 3.2); in words.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError(f"no key, in PEM and not encrypted, in {path}") from None
+    if not isinstance(key, RSAPrivateKey) or key.key_size < MIN_DKIM_KEY:
+        raise ValueError(f"the key in {path} is not an RSA key of at least {MIN_DKIM_KEY} bits")
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
 
 
 def _nobody() -> str:

@@ -17,9 +17,10 @@ from tests.support.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "relayd"
-STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe")
+STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "observe", "tokens", "report")
 TOP = {
     "config",
+    "credentials",
     "sections",
     "settings",
     "daemon",
@@ -67,6 +68,14 @@ PURE = (
     "attempt/parts.py",
     "attempt/retry.py",
     "attempt/settle.py",
+    "tokens/exchange.py",
+    "tokens/token.py",
+    "report/counting.py",
+    "report/document.py",
+    "report/gathering.py",
+    "report/mail.py",
+    "report/record.py",
+    "report/times.py",
 )
 IMPURE_MODULES = {"time", "random", "socket", "asyncio", "os", "subprocess", "aiofiles"}
 IMPURE_CALLS = {"now", "utcnow", "today", "open"}

@@ -16,6 +16,6 @@ def check_config(config_path: Path) -> int:
 
     Prints every mistake, each with its key, and exits with 78 if there is one.
     """
-    load(config_path)
+    load(config_path, unit=False)
     click.echo(f"{config_path}: no mistakes")
     return 0

@@ -33,7 +33,7 @@ def doctor(config_path: Path, as_json: bool) -> int:
     """
     found: list[Finding] = []
     with suppress(ConfigError):  # told of below
-        act_as_owner(load(config_path).spool)
+        act_as_owner(load(config_path, unit=False).spool)
     with printing():
         asyncio.run(_look(config_path, as_json, found))
     return exit_code(found)

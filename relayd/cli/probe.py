@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,23 +16,32 @@ import click
 
 from relayd.cli.route import demand_words, exit_code, way_lines, way_summary
 from relayd.cli.shown import printable
-from relayd.cli.spool import SpoolBeside, printing
+from relayd.cli.spool import printing
 from relayd.cli.way import Way, find, router_of
+from relayd.config import load
+from relayd.https import Https
 from relayd.identity import hostname_of_machine, identity
+from relayd.mail.events import Degraded, Event
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site, Target
 from relayd.mail.tls import Evidence
+from relayd.ownership import act_as_owner
+from relayd.password import read_password
+from relayd.plugs import NamesPort
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.connection import tcp_socket
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.partings import Partings
 from relayd.relay.plans import Plan
+from relayd.relay.run_token import RunToken
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.tls import TlsContexts, TlsMemory
 from relayd.route.own import own_addresses
+from relayd.route.router import Router
 from relayd.sections import Config
 from relayd.settings import relay_settings
+from relayd.tokens.tokens import Tokens
 
 EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
 
@@ -54,11 +64,12 @@ class Probed:
 @click.pass_obj
 def probe(config_path: Any, subject: str, every: bool, as_json: bool) -> int:
     """Connect to where mail to an address or a domain would go: greet, negotiate TLS as it is demanded, authenticate if
-    the route has a password, and quit before MAIL.  Says whether mail would be let in.
+    the route has a password or OAuth, and quit before MAIL.  Says whether mail would be let in.
 
     Exits with 75 if it would wait, and with 69 if it would fail.
     """
-    config = SpoolBeside(config_path).config
+    config = load(config_path)
+    act_as_owner(config.spool)
     way, probed = asyncio.run(_probed(config, subject, every=every))
     with printing():
         if as_json:
@@ -72,17 +83,41 @@ def probe(config_path: Any, subject: str, every: bool, as_json: bool) -> int:
 async def _probed(config: Config, subject: str, *, every: bool) -> tuple[Way, list[Probed]]:
     async with router_of(config) as router:
         way = await find(router, subject)
-        return way, [each async for each in _probe(config, way, every=every)]
+        async with tokens_of(config, router) as tokens:
+            return way, [each async for each in _probe(config, way, tokens, every=every)]
 
 
-async def _probe(config: Config, way: Way, *, every: bool) -> AsyncIterator[Probed]:
+@asynccontextmanager
+async def tokens_of(config: Config, router: Router) -> AsyncIterator[Tokens]:
+    """Tokens as the daemon has them, of our own; what is wrong with them is said on standard error."""
+    https = Https(NamesPort(lambda: router))
+    tokens = Tokens(
+        config.token_rules,
+        https=https,
+        read_secret=lambda path: read_password(path, config.spool),
+        clock=lambda: datetime.now(UTC),
+        events=_say,
+    )
+    try:
+        yield tokens
+    finally:
+        await tokens.close()
+        await https.close()
+
+
+def _say(event: Event) -> None:
+    if isinstance(event, Degraded):
+        click.echo(printable(f"{event.part}: {event.reason}"), err=True)
+
+
+async def _probe(config: Config, way: Way, tokens: Tokens, *, every: bool) -> AsyncIterator[Probed]:
     """Try one address after the other."""
     if not isinstance(way.where, Site):
         return
     partings = Partings(config.timeouts.quit)
     for step in way.steps:
         for target in step.targets if isinstance(step.targets, tuple) else ():
-            found = await _enter(config, way.where, target, partings)
+            found = await _enter(config, way.where, target, partings, tokens)
             yield found
             if found.failure is None and not every:
                 await partings.over()
@@ -90,9 +125,10 @@ async def _probe(config: Config, way: Way, *, every: bool) -> AsyncIterator[Prob
     await partings.over()
 
 
-async def _enter(config: Config, site: Site, target: Target, partings: Partings) -> Probed:
+async def _enter(config: Config, site: Site, target: Target, partings: Partings, tokens: Tokens) -> Probed:
     loop = asyncio.get_running_loop()
     settings = relay_settings(config, identity(config.relay.hostname, hostname_of_machine(), own_addresses()))
+    secrecy, stirring = Secrecy(site.credentials), Stirring(loop.time)
     entrance = Entrance(
         target,
         site,
@@ -100,15 +136,16 @@ async def _enter(config: Config, site: Site, target: Target, partings: Partings)
         contexts=TlsContexts(),
         memory=TlsMemory(settings.tls_memory),
         partings=partings,
-        stirring=Stirring(loop.time),
+        stirring=stirring,
         clock=lambda: datetime.now(UTC),
         new_socket=tcp_socket,
+        token=RunToken(site, tokens, secrecy, stirring),
     )
     began = loop.time()
     result = await entrance.enter()
     seconds = loop.time() - began
     if not isinstance(result, Established):
-        return Probed(target=target, seconds=seconds, failure=Secrecy(site.credentials).of_failure(result))
+        return Probed(target=target, seconds=seconds, failure=secrecy.of_failure(result))
     partings.part(result.wire)
     return Probed(target=target, seconds=seconds, failure=None, evidence=result.evidence, offered=result.capabilities)
 

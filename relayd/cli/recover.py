@@ -40,7 +40,7 @@ def recover(config_path: Path, as_json: bool) -> int:
     The daemon must be stopped.  A sound queue is left as it is; a damaged one is moved aside.  All messages that have
     a body are queued again, to all their recipients, marked possible duplicate.
     """
-    config = load(config_path)
+    config = load(config_path, unit=False)
     act_as_owner(config.spool)
     recovery = asyncio.run(recover_queue(config.spool, _examine(config), now=datetime.now(UTC)))
     if as_json:

@@ -19,6 +19,7 @@ COMMANDS = {  # each in a module of its own
     "queue": "relayd.cli.queue",
     "recover": "relayd.cli.recover",
     "route": "relayd.cli.route",
+    "tls-report": "relayd.cli.tls_report",
 }
 
 EXIT_CODES = """\

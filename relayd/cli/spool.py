@@ -27,7 +27,7 @@ class SpoolBeside:
     @cached_property
     def config(self) -> Config:
         """The configuration; ConfigError if it has mistakes.  Root, who can read it, acts as the spool's owner then."""
-        config = load(self.config_path)
+        config = load(self.config_path, unit=False)
         act_as_owner(config.spool)
         return config
 

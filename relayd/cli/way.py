@@ -21,6 +21,7 @@ from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
+from relayd.route.validation import DaneAvailability
 from relayd.sections import Config
 from relayd.settings import route_settings
 
@@ -60,9 +61,18 @@ async def router_of(config: Config) -> AsyncIterator[Router]:
     """A router as the daemon has it."""
     us = identity(config.relay.hostname, hostname_of_machine(), own_addresses())
     resolver = DnsResolver(config.dns)
+    dane = DaneAvailability(resolver, lambda event: None, lambda: None, wanted=config.tls.dane)
+    await dane.look()
     https = Https(NamesPort(lambda: router))
     policies = await _policies(config.spool / "mta-sts", resolver, https)
-    router = Router(route_settings(config, us), resolver, clock=_now, own_addresses=own_addresses, policies=policies)
+    router = Router(
+        route_settings(config, us),
+        resolver,
+        clock=_now,
+        own_addresses=own_addresses,
+        policies=policies,
+        has_dane=dane.works,
+    )
     try:
         yield router
     finally:
@@ -88,12 +98,12 @@ async def find(router: Router, subject: str) -> Way:
     steps = []
     if isinstance(where, Site):
         for preference, group in enumerate(where.hosts, 1):
-            steps += [await _step(router, where, host, preference) for host in group]
+            steps += [await _step(router, destination, where, host, preference) for host in group]
     return Way(subject=subject, destination=destination, where=where, steps=tuple(steps))
 
 
-async def _step(router: Router, site: Site, host: Host, preference: int) -> Step:
-    dane, demand = await router.demand(host, site)
-    found = await router.addresses(host, site)
+async def _step(router: Router, destination: str, site: Site, host: Host, preference: int) -> Step:
+    dane, demand = await router.demand(host, site, (destination,))
+    found = await router.addresses(host, site, (destination,))
     targets = found if isinstance(found, Deferred | Failed) else tuple(found)
     return Step(host=host, preference=preference, dane=dane, demand=demand, targets=targets)

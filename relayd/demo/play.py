@@ -45,6 +45,9 @@ first = "2s"
 
 [dns]
 nameservers = ["{nameserver}"]
+
+[tls]
+dane = false
 """
 
 STYLES = {"delivered": "green", "deferred": "yellow", "failed": "red", "bounced": "magenta", "received": "cyan"}

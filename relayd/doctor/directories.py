@@ -16,7 +16,10 @@ from relayd.doctor.finding import Finding, counted, error, information, warning
 
 PUBLIC = ("new", "tmp", "cur")
 PRIVATE = ("queue", "rejected")
-FILES = ("queue.db", "queue.db-wal", "queue.db-shm", "lock", "control")
+FILES = (
+    *("queue.db", "queue.db-wal", "queue.db-shm", "lock", "control"),
+    *("tlsrpt.db", "tlsrpt.db-wal", "tlsrpt.db-shm"),
+)
 MOST = 1_000  # files of another owner that are counted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from relayd.doctor.disk import of_room, room_of
 from relayd.doctor.drop import of_drop
 from relayd.doctor.finding import Finding, error, warning
 from relayd.doctor.overdue import of_overdue
-from relayd.doctor.resolver import asked, of_resolver
+from relayd.doctor.resolver import asked, of_resolver, of_validation, validation
 from relayd.doctor.running import Running, of_running, running
 from relayd.doctor.tables import of_leases, of_sites, of_tables, of_what_is_late
 from relayd.identity import Identity, hostname_of_machine, identity
@@ -44,7 +45,7 @@ class Patient:
 async def examine(path: Path, tell: Callable[[str], None]) -> AsyncIterator[Finding]:
     """Yield what is wrong with the relayd of a configuration file; `tell` is told what takes long."""
     try:
-        config = load(path)
+        config = load(path, unit=False)
     except ConfigError as mistakes:
         for mistake in mistakes.mistakes:
             yield error("configuration", mistake, "correct it; relayd does not start with it")
@@ -76,7 +77,10 @@ def _inaccessible(spool: Path) -> Finding | None:
 
 async def _network(patient: Patient) -> AsyncIterator[Finding]:
     hostname = patient.us.hostname
-    for finding in of_resolver(await asked(patient.config.dns, hostname), hostname):
+    answers, validated = await asyncio.gather(asked(patient.config.dns, hostname), validation(patient.config.dns))
+    for finding in of_resolver(answers, hostname):
+        yield finding
+    for finding in of_validation(validated) if patient.config.tls.dane else ():
         yield finding
 
 

@@ -1,4 +1,4 @@
-"""The name servers: whether they answer, and whether they know us."""
+"""The name servers: whether they answer, whether they know us, and whether they validate DNSSEC."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from relayd.doctor.finding import Finding, error, information
+from relayd.doctor.finding import Finding, error, information, warning
 from relayd.route.answers import Kind, LookUp, NoData, NoName, Unavailable
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
+from relayd.route.trust import Unfit, Unknown, Validation
+from relayd.route.validation import REMEDY
 
 PATIENCE = 5.0  # seconds
 ROOT = "."  # a name that every resolver can say something of
@@ -26,6 +28,21 @@ async def asked(settings: DnsSettings, hostname: str) -> Answers:
             return tuple(await asyncio.gather(*(resolver.addresses(name, kind) for kind in (Kind.A, Kind.AAAA))))
     except TimeoutError:
         return (Unavailable(f"no answer for {name} within {PATIENCE:g} s"),)
+
+
+async def validation(settings: DnsSettings) -> Validation:
+    """Return whether DANE can be had from them."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await DnsResolver(settings).validation()
+    except TimeoutError:
+        return Unknown("no answer")
+
+
+def of_validation(found: Validation) -> Iterator[Finding]:
+    """Say that DANE is off where it is wanted.  Pure."""
+    if isinstance(found, Unfit):
+        yield warning("dane", f"TLSA records are not looked for: {found.why}", REMEDY)
 
 
 def of_resolver(answers: Answers, hostname: str) -> Iterator[Finding]:

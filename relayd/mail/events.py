@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TypeAlias
 
 from relayd.mail.message import Message
@@ -153,6 +153,20 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsReported:
+    """A report on TLS of a day was handed over `to` a URI that its domain named, as message `id` if by mail; or given
+    up for a `trouble`.  It tells of so many sessions, of which so many failed."""
+
+    domain: str
+    day: date
+    to: str
+    sessions: int
+    failed: int
+    id: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Our own trouble: an exception where none was expected.  `detail` is one line."""
 
@@ -177,6 +191,7 @@ Event: TypeAlias = (
     | Lifecycle
     | ClockLeapt
     | Warned
+    | TlsReported
     | Trouble
 )
 Events: TypeAlias = Callable[[Event], None]

@@ -20,10 +20,14 @@ class AddressFamily(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """For SMTP AUTH (RFC 4954).  The password is never shown."""
+    """For SMTP AUTH (RFC 4954): a password, which is never shown, or `oauth`: a token (RFC 6749), asked for when it is
+    needed.  `mechanisms`, in upper case, are those that may be used, best first; empty: all that go with what there
+    is."""
 
     username: str
-    password: str = field(repr=False)
+    password: str = field(default="", repr=False)
+    oauth: bool = False
+    mechanisms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

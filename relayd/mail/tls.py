@@ -92,12 +92,14 @@ class Dane:
     """The records of one host: one has to match.
 
     `names`: a certificate that usage 2 proves has to have one of them; the first, the TLSA base domain, is sent as SNI
-    (RFC 7672 sections 3.2 and 8.1).  `records` empty: there are some, but none that can be used, so that no more than
-    encryption is demanded (section 2.2).
+    (RFC 7672 sections 3.2 and 8.1).  Or it has, for each destination whose mail the connection is for, one of the names
+    that `next_hops` lists: one that named fewer would speak for the mail of others.  `records` empty: there are some,
+    but none that can be used, so that no more than encryption is demanded (section 2.2).
     """
 
     records: tuple[Tlsa, ...]
     names: tuple[str, ...]
+    next_hops: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +182,10 @@ class TlsResult(Enum):
 class TlsSession:
     """How TLS went on one connection, or why there was none, for the domains whose mail it was for.
 
-    `source` is whose policy it was under, CONFIGURED: nobody's; `records` are DANE's, as a zone has them.  `address` is
-    the peer's, empty if none was connected to; `local` is ours; `detail` in words (RFC 8460's failure-reason-code).
-    Told once for each connection, whatever is sent on it.
+    `source` is whose policy it was under, CONFIGURED: nobody's; `records` are DANE's, as a zone has them, and `base`
+    is the TLSA base domain.  `host` is empty where it is about the domain alone; `address` is the peer's, empty if none
+    was connected to; `local` is ours; `detail` in words (RFC 8460's failure-reason-code).  Told once for each
+    connection, whatever is sent on it.
     """
 
     domains: tuple[str, ...]
@@ -192,4 +195,5 @@ class TlsSession:
     result: TlsResult
     source: Source = Source.CONFIGURED
     records: tuple[str, ...] = ()
+    base: str = ""
     detail: str = ""

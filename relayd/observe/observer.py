@@ -22,6 +22,7 @@ from relayd.mail.events import (
     Restored,
     SiteBackedOff,
     SiteRecovered,
+    TlsReported,
     Trouble,
     Warned,
     WorkerDied,
@@ -90,7 +91,7 @@ class Observer:
                 add(Counted.DEGRADED)
             case Trouble():
                 add(Counted.TROUBLE)
-            case Restored() | Lifecycle() | ClockLeapt() | Warned():
+            case Restored() | Lifecycle() | ClockLeapt() | Warned() | TlsReported():
                 pass
             case _:
                 assert_never(event)
@@ -137,6 +138,8 @@ class Observer:
                     log.info("time-lost", lost=f"{event.lost.total_seconds():.0f}s")
             case Warned():
                 log.warning("warning", about=event.about, detail=event.detail)
+            case TlsReported():
+                self._write_report(event)
             case Trouble():
                 log.error("trouble", part=event.part, detail=event.detail)
             case _:
@@ -153,6 +156,19 @@ class Observer:
             size=message.body.size,
             deadline=deadline.at.isoformat(timespec="seconds") if deadline else None,
             file=event.file or None,
+        )
+
+    def _write_report(self, event: TlsReported) -> None:
+        write = self._log.warning if event.trouble else self._log.info
+        write(
+            "tls-report-given-up" if event.trouble else "tls-reported",
+            q=event.id or None,
+            domain=event.domain,
+            day=event.day.isoformat(),
+            to=event.to,
+            sessions=event.sessions,
+            failed=event.failed,
+            reason=event.trouble or None,
         )
 
     def _write_attempt(self, event: Attempted) -> None:

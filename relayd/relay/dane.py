@@ -4,7 +4,7 @@ Pure; nothing that a server shows raises, or takes long: of its certificates MAX
 
     Usage 3 (DANE-EE): its own certificate is the one, or has the key.  Its names and its dates say nothing (RFC 7672
     section 3.1.1).
-    Usage 2 (DANE-TA): an authority vouches for it, by signatures, and it has one of the names (section 3.1.2).  The
+    Usage 2 (DANE-TA): an authority vouches for it, by signatures, and it has the name (sections 3.1.2, 3.2.2).  The
     authority's certificate is among those that the server has shown, or is the record itself (`2 0 0`); of its bare
     key (`2 1 0`) it is enough to have signed the topmost (RFC 7671 section 5.2.3).
 """
@@ -45,12 +45,10 @@ def authenticate(dane: Dane, chain: Sequence[bytes], now: datetime) -> str | Dan
     anchors = [record for record in dane.records if record.usage == 2]
     if not anchors:
         return DaneMismatch(reason=f"has a certificate that matches none of its TLSA records: {_shown(chain[0])}")
-    return _by_authority(anchors, dane.names, chain[:MAX_CHAIN], now)
+    return _by_authority(anchors, dane, chain[:MAX_CHAIN], now)
 
 
-def _by_authority(
-    anchors: Sequence[Tlsa], names: Sequence[str], chain: Sequence[bytes], now: datetime
-) -> str | DaneMismatch:
+def _by_authority(anchors: Sequence[Tlsa], dane: Dane, chain: Sequence[bytes], now: datetime) -> str | DaneMismatch:
     leaf = read(chain[0])
     if leaf is None:
         return DaneMismatch(reason="has a certificate that cannot be read")
@@ -63,8 +61,8 @@ def _by_authority(
         return DaneMismatch(reason=f"{reason}; one that it has shown {flaw[1]}" if flaw else reason)
     if flaw := issuers.flaw(leaf, now, issuing=False):
         return DaneMismatch(reason=f"has a certificate that {flaw[1]}", result=flaw[0])
-    if not any(names_host(pattern, name) for pattern in leaf.host_names for name in names):
-        reason = f"has a certificate for another name than {' or '.join(names)}"
+    if not _is_named(leaf, dane.names) and not _speaks_for_all(leaf, dane.next_hops):
+        reason = f"has a certificate for another name than {' or '.join(dane.names)}"
         return DaneMismatch(reason=reason, result=TlsResult.CERTIFICATE_HOST_MISMATCH)
     return str(record)
 
@@ -98,6 +96,14 @@ def _matches(record: Tlsa, der: bytes) -> bool:
         return False
     digest = _DIGESTS.get(record.matching)
     return record.content == (digest(selected).digest() if digest else selected)
+
+
+def _is_named(leaf: Certificate, names: Sequence[str]) -> bool:
+    return any(names_host(pattern, name) for pattern in leaf.host_names for name in names)
+
+
+def _speaks_for_all(leaf: Certificate, next_hops: Sequence[Sequence[str]]) -> bool:
+    return bool(next_hops) and all(_is_named(leaf, names) for names in next_hops)
 
 
 def names_host(pattern: str, name: str) -> bool:

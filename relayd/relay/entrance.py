@@ -11,11 +11,13 @@ from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target
 from relayd.mail.tls import Evidence, TlsPolicy, TlsResult
+from relayd.relay.auth import REFUSED
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.connection import Dialling, NewSocket, connect
 from relayd.relay.handshake import Handshake
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
+from relayd.relay.run_token import RunToken
 from relayd.relay.saying import Encrypt, Patience, TlsFailed
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
@@ -51,6 +53,7 @@ class Entrance:
         stirring: Stirring,
         clock: Callable[[], datetime],
         new_socket: NewSocket,
+        token: RunToken,
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
@@ -64,6 +67,7 @@ class Entrance:
         self._memory = memory
         self._partings = partings
         self._clock = clock
+        self._token = token
         self._dialling = Dialling(
             hostname=settings.hostname,
             timeouts=settings.timeouts,
@@ -73,6 +77,16 @@ class Entrance:
         )
 
     async def enter(self) -> Established | Deferred | Failed:
+        """Connect and open the conversation; with a token, if the site wants one, and with another if that is refused.
+        Without one there is no connection."""
+        if lacking := await self._token.obtain():
+            return lacking
+        result = await self._come_in()
+        if self._token.renewable and isinstance(result, Deferred) and result.reply and result.reply.code == REFUSED:
+            return await self._token.renew() or await self._come_in()
+        return result
+
+    async def _come_in(self) -> Established | Deferred | Failed:
         """Connect and open the conversation.
 
         Where TLS fails and clear text is allowed, once more on a new connection: what was half encrypted is not to be
@@ -126,7 +140,12 @@ class Entrance:
         self.local = wire.local
         try:
             talk = opening(
-                self._settings.hostname, self._site, self._demand, encrypted=wire.tls is not None, starttls=starttls
+                self._settings.hostname,
+                self._site,
+                self._demand,
+                encrypted=wire.tls is not None,
+                starttls=starttls,
+                token=self._token.text,
             )
             result = await self._talk(wire, talk, handshake)
         except BaseException:

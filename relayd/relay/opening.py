@@ -42,10 +42,11 @@ class Opened:
 Opening: TypeAlias = Generator[Talk, Reply, Opened | Deferred | Failed | TlsFailed]
 
 
-def opening(hostname: str, site: Site, demand: Demand, *, encrypted: bool, starttls: bool) -> Opening:
+def opening(hostname: str, site: Site, demand: Demand, *, encrypted: bool, starttls: bool, token: str = "") -> Opening:
     """Open the conversation on a connection that has its greeting.
 
-    `encrypted`: TLS is there from the first octet.  `starttls` False: not to be tried, since it failed before.
+    `encrypted`: TLS is there from the first octet.  `starttls` False: not to be tried, since it failed before.  `token`
+    is for credentials with `oauth`.
     """
     offered = yield from _hello(hostname, site)
     if isinstance(offered, Deferred | Failed):
@@ -66,7 +67,7 @@ def opening(hostname: str, site: Site, demand: Demand, *, encrypted: bool, start
     if site.credentials is not None:
         clear_allowed = site.configured and demand.level is TlsPolicy.NONE
         failure = yield from authentication(
-            offered.auth, site.credentials, encrypted=encrypted, clear_allowed=clear_allowed
+            offered.auth, site.credentials, encrypted=encrypted, clear_allowed=clear_allowed, token=token
         )
         if failure is not None:
             return failure

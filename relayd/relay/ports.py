@@ -16,9 +16,22 @@ from relayd.mail.tls import TlsSession
 class AddressBook(Protocol):
     """Finds the addresses of a host."""
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
-        """Return the addresses that may be connected to, best first, or why there are none.  Never raises for what
-        a resolver says."""
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
+        """Return the addresses that may be connected to with mail for `destinations`, best first, or why there are
+        none.  Never raises for what a resolver says."""
+
+
+class Tokens(Protocol):
+    """Has the tokens that sites with OAuth want in place of a password."""
+
+    async def token(self, site: str, *, rejected: str = "") -> str | Deferred:
+        """Return a token for the site of this key, or why there is none now, of scope HOST.
+
+        `rejected` is one that a server refused: another is returned.  Never raises for what a token server says; takes
+        as long as that may take to answer.
+        """
 
 
 class Reports(Protocol):
@@ -76,6 +89,7 @@ class Ports:
     """All of them."""
 
     addresses: AddressBook
+    tokens: Tokens
     reports: Reports
     bodies: Bodies
     in_hand: InHand

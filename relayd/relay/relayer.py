@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from relayd.mail.delivery import Delivery
@@ -26,6 +26,7 @@ from relayd.relay.overdue import ending_overdue
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.requirements import needs_requiretls
 from relayd.relay.round import Round, Work
+from relayd.relay.run_token import RunToken
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
@@ -81,8 +82,18 @@ class Relayer:
         secrecy = Secrecy(self._site.credentials)
         reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
         self._reported = reporter.reported
-        domains = tuple({one.address.domain for delivery in deliveries for one in delivery.recipients})
-        work = Work(stock=stock, reporter=reporter, withdrawn=[], stirring=self._stirring, domains=domains)
+        # What would rather go without TLS than not at all is not counted: so are reports sent, which are not to be
+        # about themselves (RFC 8460 section 3).
+        reported = [delivery for delivery in deliveries if delivery.tls is not TlsWish.OPTIONAL]
+        work = Work(
+            stock=stock,
+            reporter=reporter,
+            withdrawn=[],
+            stirring=self._stirring,
+            token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
+            domains=_domains(deliveries),
+            reported=_domains(reported),
+        )
         try:
             async with ending_overdue(deliveries, stock, reporter, equipment.ports.withdrawn):
                 await self._send(work)
@@ -168,6 +179,10 @@ class Relayer:
         self._peer = self._round.peer or self._peer
         self._throttled = self._round.throttled or self._throttled
         return self._round
+
+
+def _domains(deliveries: Iterable[Delivery]) -> tuple[str, ...]:
+    return tuple({one.address.domain for delivery in deliveries for one in delivery.recipients})
 
 
 def _all(delivery: Delivery) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -30,25 +31,31 @@ from relayd.relay.entrance import Entrance, Established
 from relayd.relay.equipment import Equipment
 from relayd.relay.exchange import Exchange
 from relayd.relay.reporter import Reporter
+from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
 
 SECURITY = 7  # the subject of enhanced codes about it (RFC 3463 section 3.8)
-NOT_ALLOWED = EnhancedStatus(4, 7, 5)  # what an address book says of a host that a policy does not allow
+_BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why the router knows no demand for a host
+    EnhancedStatus(4, 7, 10): (Source.DANE, TlsResult.DNSSEC_INVALID),
+    EnhancedStatus(4, 7, 5): (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
+}
 STRAY = "the policy does not name this mail exchanger"  # in a report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a run has to do: `stock` is left of it, `withdrawn` is not to be sent any more; `domains` are the
-    recipients'."""
+    recipients', `reported` those of them that are told how TLS went."""
 
     stock: Stock
     reporter: Reporter
     withdrawn: list[Load]
     stirring: Stirring
+    token: RunToken
     domains: tuple[str, ...]
+    reported: tuple[str, ...]
 
     def defer(self, load: Load, why: Deferred) -> None:
         """Put a message off for what became of its connection."""
@@ -145,11 +152,12 @@ class Round:
     async def _addresses(self, host: Host) -> list[Target]:
         """Return the addresses of `host` to try; none, with the failure noted, if there are none."""
         with self._work.stirring.waiting_for_us():
-            found = await self._equipment.ports.addresses.addresses(host, self._site)
+            found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
-            self._note(found, barred=found.status is not None and found.status.subject == SECURITY)
-            if found.status == NOT_ALLOWED and self._is_stray(host):
-                self._tell_stray(host)
+            barred = found.status is not None and found.status.subject == SECURITY
+            self._note(found, barred=barred)
+            if barred:
+                self._tell_barred(host, found)
             return []
         return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
             : self._equipment.settings.max_addresses
@@ -167,6 +175,7 @@ class Round:
             stirring=self._work.stirring,
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
+            token=self._work.token,
         )
         result: Established | Deferred | Failed
         try:
@@ -182,7 +191,7 @@ class Round:
             self.throttled = entrance.throttled or self.throttled
         self._tell_session(target, entrance)
         if isinstance(result, Deferred | Failed):
-            if self._usual:
+            if self._usual and entrance.connects:
                 self._equipment.hosts.target_failed(target, self._equipment.clock())
             self._note(result, barred=entrance.tls is not None)
             return None
@@ -196,10 +205,29 @@ class Round:
         self.barred = self.barred or barred
         self.failed_otherwise = self.failed_otherwise or not barred
 
+    @property
+    def _reported(self) -> bool:
+        """Whether reports are to know: they are about mail exchangers, and what these themselves publish."""
+        return self._usual and not self._site.configured and bool(self._work.reported)
+
+    def _tell_barred(self, host: Host, why: Deferred | Failed) -> None:
+        """Tell of a host that may not even be connected to."""
+        source, result = _BARRED.get(why.status, (Source.CONFIGURED, TlsResult.VALIDATION_FAILURE))
+        if self._reported:
+            session = TlsSession(
+                domains=self._work.reported,
+                host=host.name,
+                address="",
+                local="",
+                result=result,
+                source=source,
+                detail=STRAY if source is Source.MTA_STS and self._is_stray(host) else str(why.reason),
+            )
+            self._equipment.ports.sessions(session)
+
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
-        """Tell how TLS went, for reports: they are about mail exchangers.  A host that a policy of MTA-STS does not
-        name fails it, whatever it proves."""
-        if entrance.tls is None or self._site.configured or not self._usual:
+        """Tell how TLS went.  A host that a policy of MTA-STS does not name fails it, whatever it proves."""
+        if entrance.tls is None or not self._reported:
             return
         result, detail = entrance.tls
         dane, source = target.demand.dane, target.demand.reported
@@ -208,13 +236,14 @@ class Round:
             if self._is_stray(target.host):
                 result, detail = TlsResult.VALIDATION_FAILURE, STRAY
         session = TlsSession(
-            domains=self._work.domains,
+            domains=self._work.reported,
             host=target.host.name,
             address=target.address,
             local=entrance.local,
             result=result,
             source=source,
             records=tuple(record.text for record in dane.records) if dane else (),
+            base=next(iter(dane.names), "") if dane else "",
             detail=detail,
         )
         self._equipment.ports.sessions(session)
@@ -222,20 +251,6 @@ class Round:
     def _is_stray(self, host: Host) -> bool:
         """Whether the destinations' policy does not name this one of their hosts (RFC 8461 section 4.1)."""
         return self._site.sts is not None and host.name not in self._site.sts.hosts
-
-    def _tell_stray(self, host: Host) -> None:
-        """Tell that a host is not even connected to, since the domain's policy does not name it."""
-        if self._usual:
-            session = TlsSession(
-                domains=self._work.domains,
-                host=host.name,
-                address="",
-                local="",
-                result=TlsResult.VALIDATION_FAILURE,
-                source=Source.MTA_STS,
-                detail=STRAY,
-            )
-            self._equipment.ports.sessions(session)
 
     async def _converse(self, target: Target, established: Established) -> Ending:
         """Send on an open connection."""

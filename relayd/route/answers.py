@@ -11,9 +11,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from relayd.mail.tls import Tlsa
+
 T = TypeVar("T")
 
 MAX_RECORDS = 100  # kept of one answer: ten times what is ever tried, so that an answer of 64 KiB costs no memory
+MAX_CONTENT = 16 * 1024  # octets kept of all TLSA records of one answer
 MAX_TEXT = 1024  # characters kept of a TXT record: several times what any of those that we ask for has
 
 
@@ -23,6 +26,8 @@ class Kind(Enum):
     MX = "MX"
     A = "A"
     AAAA = "AAAA"
+    CNAME = "CNAME"
+    TLSA = "TLSA"
     TXT = "TXT"
 
 
@@ -36,17 +41,24 @@ class Exchanger:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T]):
-    """The name has such records: at least one, in the resolver's order.  `ttl` as the DNS gave it, not clamped."""
+    """The name has such records: at least one, in the resolver's order.  `ttl` as the DNS gave it, not clamped.
+
+    `secure`: DNSSEC proves all of it, aliases included (RFC 4035 section 4.9.3), as a resolver says that is to be
+    trusted.  `canonical` is the name that aliases led to, empty where there were none.
+    """
 
     records: tuple[T, ...]
     ttl: timedelta = timedelta(0)
+    secure: bool = False
+    canonical: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NoName:
-    """NXDOMAIN: there is no such name.  `ttl` says for how long (RFC 2308 section 5)."""
+    """NXDOMAIN: there is no such name.  `ttl` says for how long (RFC 2308 section 5); `secure` as in Found."""
 
     ttl: timedelta = timedelta(0)
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +66,12 @@ class NoData:
     """NODATA: the name exists and has no such records."""
 
     ttl: timedelta = timedelta(0)
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nobody could say: SERVFAIL, REFUSED, a time-out, a lame or a broken server, none to ask."""
+    """Nobody could say: SERVFAIL (so bogus data, too), REFUSED, a time-out, a lame or broken server, none to ask."""
 
     reason: str
 
@@ -79,6 +92,13 @@ class Resolver(Protocol):
 
     async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
         """Return the IP addresses of `name`, of `kind` A or AAAA, in the order of the answer; at most MAX_RECORDS."""
+
+    async def alias(self, name: str) -> LookUp[str]:
+        """Return what `name` itself is an alias of: one name, or NoData; no alias is followed."""
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        """Return the TLSA records of `name`, whatever they say, in the order of the answer; at most MAX_RECORDS.  The
+        content of one is empty if it, with those before, has more than MAX_CONTENT octets: nothing matches that."""
 
     async def texts(self, name: str) -> LookUp[str]:
         """Return the TXT records of `name`, in the order of the answer; at most MAX_RECORDS, of each the first MAX_TEXT

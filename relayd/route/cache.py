@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import Exchanger, Found, Kind, LookUp, NoData, NoName, Resolver, Unavailable
 
 MIN_TTL = timedelta(seconds=5)
@@ -92,6 +93,14 @@ class CachingResolver:
         """See Resolver."""
         return cast(LookUp[str], await self._answer((name, kind)))
 
+    async def alias(self, name: str) -> LookUp[str]:
+        """See Resolver."""
+        return cast(LookUp[str], await self._answer((name, Kind.CNAME)))
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        """See Resolver."""
+        return cast(LookUp[Tlsa], await self._answer((name, Kind.TLSA)))
+
     async def texts(self, name: str) -> LookUp[str]:
         """See Resolver."""
         return cast(LookUp[str], await self._answer((name, Kind.TXT)))
@@ -109,8 +118,9 @@ class CachingResolver:
         return {name: (found[name, Kind.A], found[name, Kind.AAAA]) for name, _ in found}
 
     def clear(self) -> None:
-        """Forget all answers; queries under way go on."""
+        """Forget all answers; those to queries under way go to who asked, and to nobody else."""
         self._cache.clear()
+        self._asking = {}
 
     async def _answer(self, key: Key) -> Answer:
         kept = self._cache.get(key, self._clock())
@@ -118,17 +128,18 @@ class CachingResolver:
             return kept
         task = self._asking.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask(key))
+            task = self._asking[key] = asyncio.create_task(self._ask(key, self._asking))
         # An asker that is cancelled must not take the answer away from the others.
         return await asyncio.shield(task)
 
-    async def _ask(self, key: Key) -> Answer:
+    async def _ask(self, key: Key, asking: dict[Key, asyncio.Task[Answer]]) -> Answer:
         try:
             answer = await self._query(*key)
-            self._cache.put(key, answer, self._clock())
+            if asking is self._asking:
+                self._cache.put(key, answer, self._clock())
             return answer
         finally:
-            del self._asking[key]
+            del asking[key]
 
     def _query(self, name: str, kind: Kind) -> Coroutine[Any, Any, Answer]:
         match kind:
@@ -138,3 +149,7 @@ class CachingResolver:
                 return self._resolver.texts(name)
             case Kind.A | Kind.AAAA:
                 return self._resolver.addresses(name, kind)
+            case Kind.CNAME:
+                return self._resolver.alias(name)
+            case Kind.TLSA:
+                return self._resolver.associations(name)

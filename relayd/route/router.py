@@ -8,16 +8,17 @@ address literal, the mail exchangers.  Look-ups of one destination run concurren
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.route import AddressFamily, Host, Site, Target
-from relayd.mail.tls import Demand
+from relayd.mail.tls import Demand, TlsPolicy
 from relayd.route import mx, policy, smart_host, sts, targets
 from relayd.route.answers import Resolver
+from relayd.route.associations import Associations
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
 from relayd.route.policy import DaneVerdict, NoDane, configured, fold, label
@@ -36,9 +37,13 @@ class StsSource(Protocol):
         time."""
 
 
+async def _no_dane() -> bool:
+    return False
+
+
 class Router:
     """See the module.  `own_addresses` tells this machine's addresses other than loopback (own.py); without
-    `policies` there are none."""
+    `policies` there are none; `has_dane` tells whether the resolver's word on DNSSEC counts (validation.py)."""
 
     def __init__(
         self,
@@ -48,9 +53,12 @@ class Router:
         clock: Callable[[], datetime],
         own_addresses: Callable[[], frozenset[str]],
         policies: StsSource | None = None,
+        has_dane: Callable[[], Awaitable[bool]] = _no_dane,
     ) -> None:
         self._settings = settings
         self._resolver = CachingResolver(resolver, clock)
+        self._associations = Associations(self._resolver)
+        self._has_dane = has_dane
         self._clock = clock
         self._own_addresses = own_addresses
         self._policies = policies
@@ -59,6 +67,10 @@ class Router:
     def reload(self, settings: RouteSettings) -> None:
         """Use other settings from the next call on, and ask the DNS anew."""
         self._settings = settings
+        self.forget()
+
+    def forget(self) -> None:
+        """Ask the DNS anew from the next call on."""
         self._resolver.clear()
 
     async def route(self, destination: str) -> Site | Deferred | Failed:
@@ -79,13 +91,16 @@ class Router:
         site = await self._site(destination, found, settings) if isinstance(found, Candidates) else found
         return await self._under_policy(destination, site, settings) if isinstance(site, Site) else site
 
-    async def addresses(self, host: Host, site: Site) -> list[Target] | Deferred | Failed:
-        """Return the addresses of a host of a site, in the order to try them: at least one, at most MAX_ADDRESSES.
+    async def addresses(
+        self, host: Host, site: Site, destinations: Collection[str]
+    ) -> list[Target] | Deferred | Failed:
+        """Return the addresses of a host of a site, for connections with mail for `destinations`, in the order to try
+        them: at least one, at most MAX_ADDRESSES.
 
         Judged anew for every connection, because a name may lead elsewhere by now; the hosts of a configured route are
         exempt.  Deferred (4.4.3, 4.4.4) and Failed (5.4.6) have scope HOST: ask the next one.
         """
-        _, demand = await self.demand(host, site)
+        _, demand = await self.demand(host, site, destinations)
         if isinstance(demand, Deferred):
             return demand
         judged = await self._judge_host(host.name, site.address_family, configured=site.configured)
@@ -106,10 +121,19 @@ class Router:
             return _localhost(family)
         return (await self._judge([name], family, rules))[name]
 
-    async def demand(self, host: Host, site: Site) -> tuple[DaneVerdict, Demand | Deferred]:
+    async def demand(
+        self, host: Host, site: Site, destinations: Collection[str]
+    ) -> tuple[DaneVerdict, Demand | Deferred]:
         """Return what DANE says of a host of a site, and what is demanded of a connection to it, all in all."""
-        dane: DaneVerdict = NoDane("not asked")
+        dane = await self._dane(host, site, destinations)
         return dane, fold(host.name, level=site.tls, dane=dane, sts=site.sts, pinned=bool(site.setup.ca_file))
+
+    async def _dane(self, host: Host, site: Site, destinations: Collection[str]) -> DaneVerdict:
+        if not site.dane or site.tls is TlsPolicy.NONE:
+            return NoDane("not asked")
+        if not await self._has_dane():
+            return NoDane("it is off")
+        return await self._associations.verdict(host, () if site.configured else destinations)
 
     async def _site(self, destination: str, found: Candidates, settings: RouteSettings) -> Site | Deferred | Failed:
         rules = self._rules(settings)

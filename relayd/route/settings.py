@@ -83,6 +83,7 @@ class DnsSettings:
 
     nameservers: tuple[str, ...] = ()  # `192.0.2.1`, `127.0.0.1:5353`, `[::1]:53`; empty: those of resolv.conf
     timeout: timedelta = timedelta(seconds=5)  # for one look-up, all name servers and tries together
+    trust_ad: bool = False  # whether the way to name servers that are not on this machine is safe
 
     def __post_init__(self) -> None:
         for nameserver in self.nameservers:

@@ -22,13 +22,14 @@ import aiosqlite
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Events, Restored
 from relayd.spool.database import Database, Job
-from relayd.spool.schema import MIGRATIONS, VERSION
+from relayd.spool.schema import MIGRATIONS, Migrations
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 10.0  # seconds; the longest transaction is a batch of jobs, a fraction of one
 CACHE = 16 * 1024  # KiB of pages, for each connection
 CHECKPOINT = 4_000  # pages of 4 KiB in the log before they are copied into the file
+RECOVER = "; `relayd recover` rebuilds it from the bodies"  # of a queue that is damaged
 CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # A mistake in one job; whatever else SQLite says is a trouble of the connection.
 MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
@@ -62,8 +63,11 @@ class _Threaded(aiosqlite.Connection):
 class Link:
     """A connection that is given up after a trouble and opened again by the next who needs it."""
 
-    def __init__(self, path: Path, *, read_only: bool, events: Events, connect: Connect | None = None) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool, events: Events, connect: Connect | None = None, advice: str = RECOVER
+    ) -> None:
         self._path = path
+        self._advice = advice
         self._read_only = read_only
         self._events = events
         self._connect = connect or threaded
@@ -83,7 +87,7 @@ class Link:
             return await connection.run(work)
         except sqlite3.Error as error:
             await self.give_up(connection, error)
-            raise trouble(self._path, error) from error
+            raise trouble(self._path, error, self._advice) from error
 
     async def commit(self, jobs: Sequence[Job[Any]]) -> Sequence[object]:
         """See `writer.Committer`."""
@@ -94,7 +98,7 @@ class Link:
         elif self.degraded:
             self.degraded = None
             self._events(Restored(part="queue"))
-        return [trouble(self._path, r) if isinstance(r, sqlite3.Error) else r for r in results]
+        return [trouble(self._path, r, self._advice) if isinstance(r, sqlite3.Error) else r for r in results]
 
     async def give_up(self, connection: Connection | None, error: Exception) -> None:
         """Close a connection after a trouble, unless that is done."""
@@ -153,10 +157,14 @@ async def threaded(path: Path) -> Connection:
     return connection
 
 
-def trouble(path: Path, error: sqlite3.Error) -> QueueError:
-    """Return our words for what SQLite said."""
-    advice = "; `relayd recover` rebuilds it from the bodies" if _is_corrupt(error) else ""
-    return QueueError(f"{path}: {error}{advice}")
+def trouble(path: Path, error: sqlite3.Error, advice: str = RECOVER) -> QueueError:
+    """Return our words for what SQLite said; `advice` is for a file that is damaged."""
+    return QueueError(f"{path}: {error}{advice if _is_corrupt(error) else ''}")
+
+
+def damaged(error: QueueError) -> bool:
+    """Whether `Link.run` raised this because the file is damaged."""
+    return isinstance(error.__cause__, sqlite3.Error) and _is_corrupt(error.__cause__)
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
@@ -175,7 +183,7 @@ def _configure(db: Database, *, read_only: bool) -> None:
 
 def _commit(db: Database, jobs: Sequence[Job[Any]]) -> list[object]:
     try:
-        return _transact(db, jobs)
+        return transact(db, jobs)
     except MISTAKES as error:
         failed: Exception = error
     except sqlite3.Error as error:
@@ -185,7 +193,8 @@ def _commit(db: Database, jobs: Sequence[Job[Any]]) -> list[object]:
     return [failed] if len(jobs) == 1 else [result for job in jobs for result in _commit(db, [job])]
 
 
-def _transact(db: Database, jobs: Sequence[Job[Any]]) -> list[object]:
+def transact(db: Database, jobs: Sequence[Job[Any]]) -> list[object]:
+    """Run jobs in one transaction; what one raises is raised, and none of them was done."""
     db.execute("BEGIN IMMEDIATE")
     try:
         results = [job(db) for job in jobs]
@@ -197,29 +206,27 @@ def _transact(db: Database, jobs: Sequence[Job[Any]]) -> list[object]:
     return results
 
 
-def migrate(db: Database) -> None:
+def migrate(db: Database, migrations: Migrations = MIGRATIONS) -> None:
     """Bring the file to our version.  Nothing is written to one that is newer."""
-    version = _version(db)
-    if version > VERSION:
-        raise QueueError(f"it is of version {version}, written by a newer relayd; this one knows up to {VERSION}")
+    version, ours = _version(db), len(migrations)
+    if version > ours:
+        raise QueueError(f"it is of version {version}, written by a newer relayd; this one knows up to {ours}")
     db.execute("PRAGMA journal_mode = WAL").fetchall()
-    for number in range(version, VERSION):
-        _transact(db, [partial(_apply, number=number)])
+    for number in range(version, ours):
+        transact(db, [partial(_apply, statements=migrations[number], number=number)])
 
 
-def _apply(db: Database, *, number: int) -> None:
-    for statement in MIGRATIONS[number]:
+def _apply(db: Database, *, statements: Sequence[str], number: int) -> None:
+    for statement in statements:
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {number + 1}")
 
 
-def check(db: Database) -> None:
+def check(db: Database, migrations: Migrations = MIGRATIONS) -> None:
     """What a command-line process asks before it uses the file of a daemon."""
-    version = _version(db)
-    if version != VERSION:
-        raise QueueError(
-            f"it is of version {version}, this relayd knows {VERSION}; the daemon migrates it at its start"
-        )
+    version, ours = _version(db), len(migrations)
+    if version != ours:
+        raise QueueError(f"it is of version {version}, this relayd knows {ours}; the daemon migrates it at its start")
 
 
 def _version(db: Database) -> int:

@@ -13,7 +13,11 @@ message, since neither a claim nor a deferral changes its row.
 
 from __future__ import annotations
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+from typing import TypeAlias
+
+Migrations: TypeAlias = tuple[tuple[str, ...], ...]
+
+MIGRATIONS: Migrations = (
     (
         """
         CREATE TABLE messages (

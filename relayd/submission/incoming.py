@@ -18,6 +18,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,17 @@ class Incoming:
             os.rename(leftover.path, self._by_id(leftover.path, leftover.id))
             return True
         return False
+
+    def sync(self) -> None:
+        """Make durable what went back, before it is claimed anew: else the next power cut could leave the file under
+        its old claim and the new one, and each would be a message."""
+        for directory in (self._directory, *self._drop):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def _far(self) -> Iterator[Leftover]:
         for directory in self._drop:

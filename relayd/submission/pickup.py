@@ -156,6 +156,8 @@ class Pickup:
         restored = 0
         for leftover in await asyncio.to_thread(lambda: list(incoming.leftovers())):
             restored += incoming.restore(leftover, known=known(leftover.id))
+        if restored:
+            await asyncio.to_thread(incoming.sync)
         return restored
 
     def close(self) -> None:

@@ -304,7 +304,7 @@ def pack_site(site: Site) -> Packed:
         site.key,
         [[pack_host(host) for host in group] for group in site.hosts],
         site.tls.value,
-        (credentials.username, credentials.password) if credentials else None,
+        credentials and _pack_credentials(credentials),
         site.source_addresses,
         site.address_family.value,
         site.sts and (site.sts.enforce, tuple(site.sts.hosts)),
@@ -321,7 +321,7 @@ def site_of(packed: Packed) -> Site:
         key=key,
         hosts=tuple(tuple(host_of(host) for host in group) for group in hosts),
         tls=TlsPolicy(tls),
-        credentials=Credentials(username=credentials[0], password=credentials[1]) if credentials else None,
+        credentials=credentials and _credentials_of(credentials),
         source_addresses=source_addresses,
         address_family=AddressFamily(address_family),
         sts=Sts(enforce=sts[0], hosts=frozenset(sts[1])) if sts else None,
@@ -329,6 +329,15 @@ def site_of(packed: Packed) -> Site:
         setup=_setup_of(setup),
         configured=configured,
     )
+
+
+def _pack_credentials(credentials: Credentials) -> Packed:
+    return (credentials.username, credentials.password, credentials.oauth, credentials.mechanisms)
+
+
+def _credentials_of(packed: Packed) -> Credentials:
+    username, password, oauth, mechanisms = packed
+    return Credentials(username=username, password=password, oauth=oauth, mechanisms=mechanisms)
 
 
 def _pack_setup(setup: TlsSetup) -> Packed:
@@ -368,6 +377,21 @@ def targets_of(packed: Packed) -> list[Target] | Deferred | Failed:
     return [Target(host=host_of(host), address=address, demand=_demand_of(demand)) for host, address, demand in found]
 
 
+def pack_token(token: str | Deferred) -> Packed:
+    """See the module."""
+    return (None, pack_outcome(token)) if isinstance(token, Deferred) else (token, None)
+
+
+def token_of(packed: Packed) -> str | Deferred:
+    """Undo `pack_token`."""
+    token, failure = packed
+    if failure is None:
+        return str(token)
+    deferred = failure_of(failure)
+    assert isinstance(deferred, Deferred)
+    return deferred
+
+
 def pack_session(session: TlsSession) -> Packed:
     """See the module."""
     return (
@@ -378,13 +402,14 @@ def pack_session(session: TlsSession) -> Packed:
         session.result.value,
         session.source.value,
         session.records,
+        session.base,
         session.detail,
     )
 
 
 def session_of(packed: Packed) -> TlsSession:
     """Undo `pack_session`."""
-    domains, host, address, local, result, source, records, detail = packed
+    domains, host, address, local, result, source, records, base, detail = packed
     return TlsSession(
         domains=domains,
         host=host,
@@ -393,6 +418,7 @@ def session_of(packed: Packed) -> TlsSession:
         result=TlsResult(result),
         source=Source(source),
         records=records,
+        base=base,
         detail=detail,
     )
 
@@ -402,7 +428,7 @@ def _pack_demand(demand: Demand) -> Packed:
     return (
         demand.level.value,
         demand.source.value,
-        dane and ([(one.usage, one.selector, one.matching, one.content) for one in dane.records], dane.names),
+        dane and _pack_dane(dane),
         demand.trial,
     )
 
@@ -412,11 +438,17 @@ def _demand_of(packed: Packed) -> Demand:
     return Demand(level=TlsPolicy(level), source=Source(source), dane=dane and _dane_of(*dane), trial=trial)
 
 
-def _dane_of(records: Sequence[Packed], names: Sequence[str]) -> Dane:
+def _pack_dane(dane: Dane) -> Packed:
+    records = [(one.usage, one.selector, one.matching, one.content) for one in dane.records]
+    return (records, dane.names, dane.next_hops)
+
+
+def _dane_of(records: Sequence[Packed], names: Sequence[str], next_hops: Sequence[Sequence[str]]) -> Dane:
     return Dane(
         records=tuple(
             Tlsa(usage=usage, selector=selector, matching=matching, content=content)
             for usage, selector, matching, content in records
         ),
         names=tuple(names),
+        next_hops=tuple(tuple(each) for each in next_hops),
     )

@@ -1,7 +1,8 @@
 """What the daemon and a worker tell each other, each message a tuple that begins with its name.
 
 The daemon numbers its runs, a worker its reports and its questions.  A run is answered by exactly one ENDED or RAISED,
-a report by one RECORDED or REFUSED, a LOOK_UP by one FOUND or NOT_FOUND, a PING by one PONG.
+a report by one RECORDED or REFUSED, a LOOK_UP by one FOUND or NOT_FOUND, an ASK_TOKEN by one TOKEN or NOT_FOUND, a PING
+by one PONG.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ABORT = "abort"  # run: reset its connection
 RECORDED = "recorded"  # report: it is durable
 REFUSED = "refused"  # report, why: it could not be recorded
 FOUND = "found"  # question, targets
+TOKEN = "token"  # question, the token or why there is none
 NOT_FOUND = "not found"  # question, why: our own trouble
 PING = "ping"  # number
 STOP = "stop"  # see the last connections off, and end
@@ -24,7 +26,8 @@ STOP = "stop"  # see the last connections off, and end
 READY = "ready"
 UNABLE = "unable"  # why it cannot start
 SETTLED = "settled"  # report, run, place of the delivery in it, attempt
-LOOK_UP = "look up"  # question, host, site
+LOOK_UP = "look up"  # question, host, site, destinations
+ASK_TOKEN = "ask token"  # question, key of the site, the token that was rejected or an empty text
 TLS = "tls"  # how TLS went on a connection
 ENDED = "ended"  # run, what it left
 RAISED = "raised"  # run, the exception; what was not settled is undone

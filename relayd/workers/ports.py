@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relayd.mail.events import Events
-from relayd.relay.ports import AddressBook, Reports, Sessions
+from relayd.relay.ports import AddressBook, Reports, Sessions, Tokens
 from relayd.spool.notes import Noted
 
 
@@ -52,6 +52,7 @@ class PoolPorts:
 
     reports: Reports
     addresses: AddressBook
+    tokens: Tokens
     sessions: Sessions
     bury: Bury
     premises: Premises

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from itertools import count
 
@@ -49,7 +49,7 @@ class Process:
         self._numbers = count()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pings: dict[int, asyncio.Future[None]] = {}
-        self._looking_up: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Task[None]] = set()
         self._why = ""
         self._told: Told = {
             messages.READY: self._is_ready,
@@ -58,6 +58,7 @@ class Process:
             messages.ENDED: self._ended,
             messages.RAISED: self._raised,
             messages.LOOK_UP: self._look_up,
+            messages.ASK_TOKEN: self._ask_token,
             messages.TLS: self._tls,
             messages.PONG: self._answered,
             messages.COMPLAINT: lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
@@ -177,7 +178,7 @@ class Process:
         self.runs.clear()
 
     def _lost(self) -> None:
-        for task in self._looking_up:
+        for task in self._asked:
             task.cancel()
         for number in list(self._pings):
             self._answered(number, {})
@@ -229,18 +230,33 @@ class Process:
     def _tls(self, session: codec.Packed) -> None:
         self._ports.sessions(codec.session_of(session))
 
-    def _look_up(self, question: int, host: codec.Packed, site: codec.Packed) -> None:
-        task = asyncio.create_task(self._find(question, host, site))
-        self._looking_up.add(task)
-        task.add_done_callback(self._looking_up.discard)
+    def _look_up(self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]) -> None:
+        self._reply(question, self._find(question, host, site, destinations))
 
-    async def _find(self, question: int, host: codec.Packed, site: codec.Packed) -> None:
+    def _ask_token(self, question: int, site: str, rejected: str) -> None:
+        self._reply(question, self._grant(question, site, rejected))
+
+    def _reply(self, question: int, answering: Coroutine[None, None, Message]) -> None:
+        task = asyncio.create_task(self._answer(question, answering))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _answer(self, question: int, answering: Coroutine[None, None, Message]) -> None:
         try:
-            found = await self._ports.addresses.addresses(codec.host_of(host), codec.site_of(site))
+            message = await answering
         except Exception as error:
-            self._channel.send((messages.NOT_FOUND, question, repr(error)))
-        else:
-            self._channel.send((messages.FOUND, question, codec.pack_targets(found)))
+            message = (messages.NOT_FOUND, question, repr(error))
+        self._channel.send(message)
+
+    async def _find(
+        self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]
+    ) -> Message:
+        found = await self._ports.addresses.addresses(codec.host_of(host), codec.site_of(site), destinations)
+        return (messages.FOUND, question, codec.pack_targets(found))
+
+    async def _grant(self, question: int, site: str, rejected: str) -> Message:
+        token = await self._ports.tokens.token(site, rejected=rejected)
+        return (messages.TOKEN, question, codec.pack_token(token))
 
     def _answered(self, ping: int, silent: dict[int, float]) -> None:
         for number, seconds in silent.items():

@@ -1,4 +1,5 @@
-"""The daemon, as the relayers of a worker see it: it records outcomes, finds addresses, knows what was withdrawn.
+"""The daemon, as the relayers of a worker see it: it records outcomes, finds addresses, has tokens, knows what was
+withdrawn.
 
 Invariant: a delivery is noted (`relayd/spool/notes.py`) until the daemon has said that its outcome is durable, or its
 run has ended without one; what is undone then cannot have left.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from itertools import count
+from typing import Any
 
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
@@ -22,7 +24,7 @@ from relayd.workers.channel import Channel
 
 
 class Upstream:
-    """A `Reports` and an `AddressBook` of relayd/relay/ports.py."""
+    """A `Reports`, an `AddressBook` and a `Tokens` of relayd/relay/ports.py."""
 
     def __init__(self, channel: Channel, notes: Notes, withdrawn: frozenset[str]) -> None:
         self.withdrawn = withdrawn
@@ -32,7 +34,7 @@ class Upstream:
         self._places: dict[Claimed, tuple[int, int]] = {}  # run, place in it
         self._reports: dict[int, tuple[asyncio.Future[None], Claimed]] = {}
         self._unrecorded: set[Claimed] = set()  # reported; what the daemon gives up stays here, and in the notes
-        self._questions: dict[int, asyncio.Future[list[Target] | Deferred | Failed]] = {}
+        self._questions: dict[int, asyncio.Future[Any]] = {}
 
     def begin(self, run: int, deliveries: Sequence[Delivery]) -> None:
         """These will be reported as of this run."""
@@ -62,16 +64,32 @@ class Upstream:
         """See relayd/relay/ports.py."""
         self._channel.send((messages.TLS, codec.pack_session(session)))
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         """See relayd/relay/ports.py.
 
         Raises:
             RuntimeError: the daemon's own trouble.
         """
+        targets: list[Target] | Deferred | Failed = await self._ask(
+            messages.LOOK_UP, codec.pack_host(host), codec.pack_site(site), tuple(destinations)
+        )
+        return targets
+
+    async def token(self, site: str, *, rejected: str = "") -> str | Deferred:
+        """See relayd/relay/ports.py.
+
+        Raises:
+            RuntimeError: the daemon's own trouble.
+        """
+        token: str | Deferred = await self._ask(messages.ASK_TOKEN, site, rejected)
+        return token
+
+    async def _ask(self, what: str, *words: Any) -> Any:
         number = next(self._numbers)
-        answer: asyncio.Future[list[Target] | Deferred | Failed] = asyncio.get_running_loop().create_future()
-        self._questions[number] = answer
-        self._channel.send((messages.LOOK_UP, number, codec.pack_host(host), codec.pack_site(site)))
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        self._channel.send((what, number, *words))
         try:
             return await answer
         finally:
@@ -95,12 +113,19 @@ class Upstream:
 
     def found(self, number: int, targets: codec.Packed) -> None:
         """Addresses were found, or the reason why there are none."""
+        self._answer(number, codec.targets_of(targets))
+
+    def granted(self, number: int, token: codec.Packed) -> None:
+        """There is a token, or a reason why there is none."""
+        self._answer(number, codec.token_of(token))
+
+    def _answer(self, number: int, what: Any) -> None:
         answer = self._questions.get(number)
         if answer is not None and not answer.done():
-            answer.set_result(codec.targets_of(targets))
+            answer.set_result(what)
 
     def not_found(self, number: int, why: str) -> None:
-        """The look-up itself failed."""
+        """A question itself failed."""
         answer = self._questions.get(number)
         if answer is not None and not answer.done():
             answer.set_exception(RuntimeError(why))

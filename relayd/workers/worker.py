@@ -106,6 +106,7 @@ class Worker:
         upstream = self._upstream = Upstream(self.channel, notes, setup.withdrawn)
         ports = Ports(
             addresses=upstream,
+            tokens=upstream,
             reports=upstream,
             bodies=BodiesPort(Bodies(setup.bodies)),
             in_hand=InHandPort(notes),
@@ -122,6 +123,7 @@ class Worker:
             messages.RECORDED: upstream.recorded,
             messages.REFUSED: upstream.refused,
             messages.FOUND: upstream.found,
+            messages.TOKEN: upstream.granted,
             messages.NOT_FOUND: upstream.not_found,
             messages.PING: self._answer,
             messages.STOP: self._stop,

@@ -13,7 +13,7 @@ from relayd.cli import root
 from tests.cli.situations import CommandLine
 from tests.support.process import write_config
 
-COMMANDS = ["", "check-config", "demo", "doctor", "explain", "probe", "recover", "route", "queue"] + [
+COMMANDS = ["", "check-config", "demo", "doctor", "explain", "probe", "recover", "route", "queue", "tls-report"] + [
     f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")
 ]
 

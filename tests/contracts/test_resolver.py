@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, NoData, NoName, Resolver, Unavailable
+from relayd.route.cache import CachingResolver
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
 from tests.support.dns import FaultyDns, MemoryResolver, Zone
@@ -23,14 +25,17 @@ class World:
     resolver: Resolver
 
 
-@pytest.fixture(params=["dnspython", "memory"])
+@pytest.fixture(params=["dnspython", "cached", "memory"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "memory":
         memory = MemoryResolver()
         yield World(memory, memory)
         return
     async with FaultyDns() as server:
-        yield World(server, DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT)))
+        resolver = DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT))
+        resolver.ask_for_security(True)
+        cached = request.param == "cached"
+        yield World(server, CachingResolver(resolver, lambda: datetime.now(UTC)) if cached else resolver)
 
 
 async def test_exchangers_come_best_first_with_their_ttl(world: World) -> None:
@@ -124,8 +129,8 @@ async def test_aliases_are_followed(world: World) -> None:
     exchangers = await world.resolver.exchangers("www.example.org")
     addresses = await world.resolver.addresses("www.example.org", Kind.A)
 
-    assert exchangers == Found((Exchanger(10, "mx.example.org"),), timedelta(minutes=1))
-    assert addresses == Found(("192.0.2.1",), timedelta(minutes=1))
+    assert exchangers == Found((Exchanger(10, "mx.example.org"),), timedelta(minutes=1), canonical="example.org")
+    assert addresses == Found(("192.0.2.1",), timedelta(minutes=1), canonical="example.org")
 
 
 async def test_an_alias_of_nothing_is_no_name(world: World) -> None:
@@ -194,3 +199,69 @@ async def test_odd_names_are_asked_for_as_they_are(world: World, name: str) -> N
 @pytest.mark.parametrize("name", [".".join(["a" * 60] * 5), "a..b", "b" * 64 + ".example"])
 async def test_a_name_that_no_zone_can_have_does_not_exist(world: World, name: str) -> None:
     assert isinstance(await world.resolver.exchangers(name), NoName)
+
+
+def a_record(usage: int = 3, selector: int = 1, matching: int = 1, content: bytes = bytes(range(32))) -> Tlsa:
+    return Tlsa(usage=usage, selector=selector, matching=matching, content=content)
+
+
+async def test_tlsa_records_come_as_they_are_published_even_those_of_no_use(world: World) -> None:
+    useless = (a_record(1, 0, 2, bytes(64)), a_record(255, 255, 255, b"?"), a_record(3, 1, 1, b"too short"))
+    records = (a_record(), *useless)
+    world.zone.tlsa("_25._tcp.mx.example.org", *records)
+    world.zone.cname("_25._tcp.mx2.example.org", "_25._tcp.mx.example.org")
+    world.zone.exists("mx3.example.org")
+
+    assert await world.resolver.associations("_25._tcp.mx.example.org") == Found(records, timedelta(minutes=1))
+    aliased = await world.resolver.associations("_25._tcp.mx2.example.org")
+    assert isinstance(aliased, Found)
+    assert (aliased.records, aliased.canonical) == (records, "_25._tcp.mx.example.org")
+    assert isinstance(await world.resolver.associations("mx3.example.org"), NoData)
+    assert isinstance(await world.resolver.associations("_25._tcp.nowhere.example"), NoName)
+
+
+async def test_an_alias_is_told_as_it_is_and_not_followed(world: World) -> None:
+    world.zone.cname("www.example.org", "alias.example.org")
+    world.zone.cname("alias.example.org", "EXAMPLE.org")
+    world.zone.a("example.org", "192.0.2.1")
+
+    assert await world.resolver.alias("www.example.org") == Found(("alias.example.org",), timedelta(minutes=1))
+    assert isinstance(await world.resolver.alias("example.org"), NoData)
+    assert isinstance(await world.resolver.alias("nowhere.example"), NoName)
+
+
+async def test_what_is_signed_is_secure_and_the_rest_is_not(world: World) -> None:
+    world.zone.validates()
+    world.zone.sign("example.org")
+    for zone in ("example.org", "example.net"):
+        world.zone.mx(zone, (10, f"mx.{zone}"))
+        world.zone.a(f"mx.{zone}", "192.0.2.1")
+        world.zone.tlsa(f"_25._tcp.mx.{zone}", a_record())
+
+        answers = (
+            await world.resolver.exchangers(zone),
+            await world.resolver.addresses(f"mx.{zone}", Kind.A),
+            await world.resolver.addresses(f"mx.{zone}", Kind.AAAA),
+            await world.resolver.associations(f"_25._tcp.mx.{zone}"),
+            await world.resolver.associations(f"_26._tcp.mx.{zone}"),
+        )
+
+        assert [type(answer) for answer in answers] == [Found, Found, NoData, Found, NoName]
+        assert {getattr(answer, "secure", None) for answer in answers} == {zone == "example.org"}
+
+
+async def test_an_alias_that_leads_out_of_what_is_signed_is_insecure_as_a_whole_and_secure_itself(world: World) -> None:
+    world.zone.validates()
+    world.zone.sign("example.org")
+    world.zone.cname("mx.example.org", "mx.example.net")
+    world.zone.a("mx.example.net", "192.0.2.1")
+    world.zone.cname("inside.example.org", "host.example.org")
+    world.zone.a("host.example.org", "192.0.2.1")
+
+    outside = await world.resolver.addresses("mx.example.org", Kind.A)
+    inside = await world.resolver.addresses("inside.example.org", Kind.A)
+    itself = await world.resolver.alias("mx.example.org")
+
+    assert outside == Found(("192.0.2.1",), timedelta(minutes=1), canonical="mx.example.net")
+    assert inside == Found(("192.0.2.1",), timedelta(minutes=1), secure=True, canonical="host.example.org")
+    assert itself == Found(("mx.example.net",), timedelta(minutes=1), secure=True)

@@ -12,12 +12,13 @@ import pytest
 from relayd.doctor.disk import MEBIBYTE, Room, of_room
 from relayd.doctor.finding import Finding, Severity, counted
 from relayd.doctor.overdue import UNKNOWN, why_it_waits
-from relayd.doctor.resolver import of_resolver
+from relayd.doctor.resolver import of_resolver, of_validation
 from relayd.doctor.running import Running, of_running
 from relayd.doctor.tables import SITES, of_leases, of_sites, of_tables, of_what_is_late
 from relayd.explanation import Standing, written
 from relayd.mail.back_off import BackOff
 from relayd.route.answers import Found, LookUp, NoData, NoName, Unavailable
+from relayd.route.trust import Unfit, Unknown, Validates
 from relayd.spool.examination import Examination
 from relayd.spool.queue import Lease
 from tests.spool.mail import HOUR, NOW
@@ -176,3 +177,12 @@ def test_name_servers_have_to_answer_and_should_know_us(
     hostname: str, answers: list[LookUp[str]], found: list[tuple[str, str]]
 ) -> None:
     assert kinds(list(of_resolver(tuple(answers), hostname))) == found
+
+
+def test_that_dane_is_off_is_told_and_not_where_nobody_knows() -> None:
+    (told,) = of_validation(Unfit("192.0.2.53 does not validate DNSSEC"))
+
+    assert (told.what, told.severity) == ("dane", Severity.WARNING)
+    assert "192.0.2.53 does not validate DNSSEC" in told.detail
+    assert "tls.dane" in told.advice
+    assert [*of_validation(Validates()), *of_validation(Unknown("no answer"))] == []

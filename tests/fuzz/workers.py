@@ -29,6 +29,7 @@ from relayd.workers.process import Process
 from relayd.workers.run import Run
 from tests.attempt.situations import GREYLISTED, NO_SUCH_USER, QUEUED, a_delivery, a_recipient, an_attempt
 from tests.fuzz.choices import Choices
+from tests.relay.kit import Tokens
 
 WORDS = (
     *(name.encode() for name in vars(messages).values() if isinstance(name, str) and name.isalpha()),
@@ -76,7 +77,9 @@ class Daemon:
         recorded.set_result(None)
         return recorded
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         return [Target(host=host, address="192.0.2.1")]
 
     async def bury(self, noted: Noted, now: datetime) -> TakenOver:
@@ -87,6 +90,7 @@ class Daemon:
         ports = PoolPorts(
             reports=self,
             addresses=self,
+            tokens=Tokens(),
             sessions=lambda session: None,
             bury=self.bury,
             premises=premises,

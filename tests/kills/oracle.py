@@ -22,7 +22,9 @@ from tests.kills.ground import Site, Witness
 from tests.kills.stories import HOME, Letter, Story
 from tests.support.world import octets
 
-IGNORED = re.compile(r"lock|queue\.db|queue/notes\.[0-9A-Z]{20}(\.\d+)?")  # what a spool at rest has, but for bodies
+IGNORED = re.compile(
+    r"lock|queue\.db|tlsrpt\.db|queue/notes\.[0-9A-Z]{20}(\.\d+)?"
+)  # what a spool at rest has, but for bodies
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import get_args
 
 import pytest
@@ -27,6 +27,7 @@ from relayd.mail.events import (
     Restored,
     SiteBackedOff,
     SiteRecovered,
+    TlsReported,
     Trouble,
     Warned,
     WorkerDied,
@@ -66,6 +67,9 @@ MESSAGE = Message(
     arrived=NOW,
 )
 DEADLINE = Deadline(at=datetime(2026, 11, 24, 21, tzinfo=UTC), mode=DeadlineMode.OWN)
+REPORTED = TlsReported(
+    domain="example.net", day=date(2026, 11, 26), to="mailto:tls@example.net", sessions=12, failed=3, id="01J8ZK"
+)
 # One of each kind: the line it makes, and the figures that grow.
 TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
@@ -127,6 +131,18 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
     (
         Warned(about="relay.hostname", detail="no full name"),
         '<4>event=warning about=relay.hostname detail="no full name"',
+        {},
+    ),
+    (
+        REPORTED,
+        "<6>event=tls-reported q=01J8ZK domain=example.net day=2026-11-26 to=mailto:tls@example.net "
+        "sessions=12 failed=3",
+        {},
+    ),
+    (
+        replace(REPORTED, id="", to="https://example.net/", trouble="the answer was 503"),
+        "<4>event=tls-report-given-up domain=example.net day=2026-11-26 to=https://example.net/ sessions=12 failed=3 "
+        'reason="the answer was 503"',
         {},
     ),
     (Lifecycle(state="started", detail="version 1"), '<6>event=started detail="version 1"', {}),

@@ -33,6 +33,8 @@ HISTORY = timedelta(days=3)
 PATIENCE = 20.0  # seconds
 WAITING = ("queued", "deferred")
 
+_EXPECTED = re.compile(r"lock|queue\.db|tlsrpt\.db(-\w+)?|queue/notes\.[0-9A-Z]{20}")
+
 
 @dataclass(kw_only=True)
 class Place:
@@ -111,7 +113,7 @@ def _read(root: Path, revived: Revived, named: dict[str, tuple[str, ...]]) -> No
         name = str(path.relative_to(root))
         if re.fullmatch(r"queue/../[0-9A-Z]{20}", name):
             revived.bodies[path.name] = path.read_bytes()
-        elif not path.is_dir() and not re.fullmatch(r"lock|queue\.db|queue/notes\.[0-9A-Z]{20}", name):
+        elif not path.is_dir() and not _EXPECTED.fullmatch(name):
             revived.faults.append(f"{name} is left")
     with sqlite3.connect(f"file:{root / 'queue.db'}?immutable=1", uri=True) as database:
         _read_queue(database, revived)

@@ -19,7 +19,7 @@ from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
-from relayd.mail.outcome import Deferred, Failed, Outcome
+from relayd.mail.outcome import Deferred, Failed, Outcome, Scope
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import Demand, TlsPolicy, TlsSession
@@ -191,7 +191,9 @@ class Book:
     demand: Demand | None = None  # the site's level alone, unless given
     relaxed: Demand | None = None  # for a site where DANE and MTA-STS are not asked
 
-    async def addresses(self, host: Host, site: Site) -> Sequence[Target] | Deferred | Failed:
+    async def addresses(
+        self, host: Host, site: Site, destinations: Sequence[str]
+    ) -> Sequence[Target] | Deferred | Failed:
         self.asked.append(host.name)
         found = self.known.get(host.name, ["127.0.0.1"])
         if self.relaxed is not None and not site.dane:
@@ -200,6 +202,20 @@ class Book:
             demand = self.demand or Demand(level=site.tls)
             return [Target(host=host, address=address, demand=demand) for address in found]
         return found
+
+
+@dataclass
+class Tokens:
+    """Tokens, given out one after the other as they are rejected; then there is none."""
+
+    left: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+
+    async def token(self, site: str, *, rejected: str = "") -> str | Deferred:
+        if rejected:
+            self.rejected.append(rejected)
+            self.left = self.left[1:] if self.left[:1] == [rejected] else self.left
+        return self.left[0] if self.left else Deferred(scope=Scope.HOST, reason="there is no token left")
 
 
 class Bench:
@@ -216,6 +232,7 @@ class Bench:
         self.files = Files()
         self.endings = Endings()
         self.book = Book()
+        self.tokens = Tokens()
         self.sessions: list[TlsSession] = []
         self.withdrawn: set[str] = set()
         self.now = NOW
@@ -237,6 +254,7 @@ class Bench:
             settings=self.settings,
             ports=Ports(
                 addresses=self.book,
+                tokens=self.tokens,
                 reports=self.reports,
                 bodies=self.files,
                 in_hand=self.endings,

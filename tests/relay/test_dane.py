@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.tls import Dane, Tlsa, TlsResult
+from relayd.relay.certificate import read
 from relayd.relay.dane import DaneMismatch, authenticate, names_host
+from relayd.relay.issuers import MAX_SIGNATURES, counted
 from tests.support.certificates import Certified, Key, a_key, authority, certify, signed_with_sha1
 
 NOW = datetime.now(UTC)
@@ -160,6 +162,13 @@ class TestAnAuthority:
         assert judged([good[-1].tlsa("2 0 1")], *good) == "2 0 1"
         assert refused(judged([bad[-1].tlsa("2 0 1")], *bad))
 
+    def test_one_that_an_authority_issued_to_itself_makes_no_path_longer(self) -> None:
+        """As when it changes its key (RFC 5280 section 4.2.1.9)."""
+        root = authority("A Root", path_length=0)
+        newer = authority("A Root", by=root)
+
+        assert judged([root.tlsa("2 0 1")], certify(MX, by=newer), newer, root) == "2 0 1"
+
     @pytest.mark.parametrize(
         ("extension", "critical", "serves"),
         [
@@ -212,6 +221,33 @@ class TestAnAuthority:
 
         assert judged(records, bare, ROOT) == judged(records, addressed, ROOT) == "2 0 1"
         assert refused(judged(records, overruled, ROOT), result=TlsResult.CERTIFICATE_HOST_MISMATCH)
+
+
+class TestTheDomainsWhoseMailItIsFor:
+    """A server may be called as they are instead, if all are."""
+
+    def judged_for(self, server: Certified, *next_hops: tuple[str, ...]) -> str | DaneMismatch:
+        dane = Dane(records=(ROOT.tlsa("2 0 1"),), names=(MX,), next_hops=next_hops)
+        return authenticate(dane, [server.der, ROOT.der], NOW)
+
+    def test_one_is_enough_for_one(self) -> None:
+        server = certify("example.org", by=ROOT)
+
+        assert self.judged_for(server, ("example.org",)) == "2 0 1"
+        assert self.judged_for(server, ("www.example.net", "example.org")) == "2 0 1"
+        assert refused(self.judged_for(server, ("example.net",)), result=TlsResult.CERTIFICATE_HOST_MISMATCH)
+
+    def test_for_several_it_has_to_be_called_as_each(self) -> None:
+        one, both = certify("example.org", by=ROOT), certify("example.org", "example.net", by=ROOT)
+
+        assert refused(self.judged_for(one, ("example.org",), ("example.net",)))
+        assert self.judged_for(both, ("example.org",), ("example.net",)) == "2 0 1"
+
+    def test_its_own_name_serves_for_all(self) -> None:
+        assert self.judged_for(SERVER, ("example.org",), ("example.net",)) == "2 0 1"
+
+    def test_none_is_not_all(self) -> None:
+        assert refused(self.judged_for(certify("example.org", by=ROOT)))
 
 
 class TestNameConstraints:
@@ -308,6 +344,14 @@ class TestSignatures:
         assert refused(verdict)
         assert mine == "2 0 0"
         assert time.process_time() - began < 1
+
+    def test_so_many_are_looked_at_and_none_is_good_after_that(self) -> None:
+        signed_by, server = counted(), read(SERVER.der)
+        assert server is not None
+
+        good = [signed_by(server, ROOT.public) for _ in range(MAX_SIGNATURES + 5)]
+
+        assert good == [True] * MAX_SIGNATURES + [False] * 5
 
     def test_of_a_long_chain_the_first_ten_are_looked_at(self) -> None:
         between = [authority("B0", by=ROOT)]

@@ -17,16 +17,19 @@ from tests.relay.kit import a_site
 
 SECRET = Credentials(username="relay", password="hunter2")
 EHLO = "EHLO relay.example.org"
+PLAIN = "250-mx\n250 AUTH PLAIN"
 WITH_TLS = "250-mx\n250 STARTTLS"
 
 
 def talk(
-    site: Site, *replies: str, encrypted: bool = False, starttls: bool = True
+    site: Site, *replies: str, encrypted: bool = False, starttls: bool = True, token: str = ""
 ) -> tuple[list[str], Opened | Deferred | Failed | TlsFailed | None]:
     """Play an opening; return what was said (`TLS` for the handshake) and how it ended, None if it did not."""
     said: list[str] = []
     left = [parsed(reply) for reply in replies]
-    steps = opening("relay.example.org", site, Demand(level=site.tls), encrypted=encrypted, starttls=starttls)
+    steps = opening(
+        "relay.example.org", site, Demand(level=site.tls), encrypted=encrypted, starttls=starttls, token=token
+    )
     try:
         step = next(steps)
         while True:
@@ -176,6 +179,27 @@ class TestAuth:
         result = talk(site(TlsPolicy.VERIFY, SECRET), "250-mx\n250 AUTH CRAM-MD5", "334 a", encrypted=True)[1]
         assert isinstance(result, Deferred)
 
+    def test_a_response_that_is_too_long_for_a_command_follows_on_a_line_of_its_own(self) -> None:
+        """RFC 4954 section 4: the AUTH command keeps to the 512 octets of a command line."""
+        secret, fits = Credentials(username="relay", password="p" * 400), Credentials(username="r", password="p" * 369)
+        said, result = talk(site(TlsPolicy.VERIFY, secret), PLAIN, "334 ", "235 ok", encrypted=True)
+        assert said[1:] == ["AUTH PLAIN", b64("\0relay\0" + "p" * 400)]
+        assert isinstance(result, Opened)
+
+        said, _ = talk(site(TlsPolicy.VERIFY, fits), PLAIN, "235 ok", encrypted=True)
+        assert len(said[1]) == 507
+        assert said[1].startswith("AUTH PLAIN AHI")
+
+    @pytest.mark.parametrize("listed", [("LOGIN",), ("CRAM-MD5", "LOGIN")])
+    def test_only_what_the_route_lists_is_used(self, listed: tuple[str, ...]) -> None:
+        secret = Credentials(username="relay", password="hunter2", mechanisms=listed)
+        said, _ = talk(site(TlsPolicy.VERIFY, secret), "250-mx\n250 AUTH PLAIN LOGIN", "500 no", encrypted=True)
+        assert said[1] == "AUTH LOGIN"
+
+        said, result = talk(site(TlsPolicy.VERIFY, secret), PLAIN, encrypted=True)
+        assert len(said) == 1
+        assert isinstance(result, Deferred)
+
     @pytest.mark.parametrize("ehlo", ["250 mx", "250-mx\n250 AUTH GSSAPI"])
     def test_without_a_mechanism_there_is_no_mail(self, ehlo: str) -> None:
         result = talk(site(TlsPolicy.VERIFY, SECRET), ehlo, encrypted=True)[1]
@@ -185,4 +209,83 @@ class TestAuth:
     def test_a_password_does_not_go_over_clear_text_unasked(self) -> None:
         said, result = talk(site(TlsPolicy.OPPORTUNISTIC, SECRET, configured=True), "250-mx\n250 AUTH PLAIN")
         assert said == [EHLO]
+        assert isinstance(result, Deferred)
+
+
+BOTH = "250-mx\n250 AUTH PLAIN XOAUTH2 OAUTHBEARER"
+NOT_GOOD = "334 " + b64('{"status":"400","schemes":"Bearer","scope":"https://mail.test/"}')
+
+
+def with_token(
+    *replies: str, listed: tuple[str, ...] = (), username: str = "relay", token: str = "t0ken", encrypted: bool = True
+) -> tuple[list[str], Opened | Deferred | Failed | TlsFailed | None]:
+    credentials = Credentials(username=username, oauth=True, mechanisms=listed)
+    return talk(site(TlsPolicy.OPPORTUNISTIC, credentials), *replies, encrypted=encrypted, token=token)
+
+
+class TestAuthWithAToken:
+    """RFC 7628, and what Google calls XOAUTH2."""
+
+    def test_the_standard_is_preferred(self) -> None:
+        said, result = with_token(BOTH, "235 ok")
+        assert said[1:] == ["AUTH OAUTHBEARER " + b64("n,a=relay,\1auth=Bearer t0ken\1\1")]
+        assert isinstance(result, Opened)
+
+    def test_a_name_with_a_comma_is_a_saslname(self) -> None:
+        """RFC 5801 section 4."""
+        assert with_token(BOTH, "235 ok", username="a=b,c")[0][1] == "AUTH OAUTHBEARER " + b64(
+            "n,a=a=3Db=2Cc,\1auth=Bearer t0ken\1\1"
+        )
+
+    def test_xoauth2_is_as_google_has_it(self) -> None:
+        said, result = with_token("250-mx\n250 AUTH XOAUTH2", "235 ok", username="someuser@example.com")
+        assert said[1:] == ["AUTH XOAUTH2 " + b64("user=someuser@example.com\1auth=Bearer t0ken\1\1")]
+        assert isinstance(result, Opened)
+
+    @pytest.mark.parametrize(("mechanism", "answer"), [("XOAUTH2", ""), ("OAUTHBEARER", "AQ==")])
+    def test_what_is_wrong_with_it_is_answered_and_told(self, mechanism: str, answer: str) -> None:
+        said, result = with_token(BOTH, NOT_GOOD, "535 5.7.8 no", listed=(mechanism,))
+        assert said[2:] == [answer]
+        assert isinstance(result, Deferred)
+        assert result.reply == Reply.parse(535, "5.7.8 no")
+        assert (result.scope, result.dsn) == (Scope.HOST, EnhancedStatus(4, 7, 8))
+        assert '"status":"400"' in str(result)
+
+    @pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+    def test_what_a_server_says_of_it_is_one_short_line_without_the_token(self, mechanism: str) -> None:
+        words = "a\r\nb\x1b[2J\u202e" + "x" * 170 + " t0ken-t0ken-t0ken-t0ken-t0ken-t0ken " + "y" * 1000
+        token = "t0ken-t0ken-t0ken-t0ken-t0ken-t0ken"
+        _, result = with_token(BOTH, "334 " + b64(words), "535 no", listed=(mechanism,), token=token)
+        assert str(result).isprintable()
+        assert len(str(result)) < 300
+        assert "t0ken" not in str(result)
+
+    @pytest.mark.parametrize("challenge", ["334 ", "334 ***", "334 " + base64.b64encode(b"\xff\xfe").decode()])
+    def test_an_error_that_is_none_does_no_harm(self, challenge: str) -> None:
+        assert isinstance(with_token(BOTH, challenge, "535 no")[1], Deferred)
+
+    def test_a_server_that_asks_on_and_on_is_left(self) -> None:
+        said, result = with_token(BOTH, NOT_GOOD, NOT_GOOD)
+        assert len(said) == 3
+        assert isinstance(result, Deferred)
+
+    def test_a_long_token_follows_on_a_line_of_its_own_and_may_be_refused_there(self) -> None:
+        long = "t" * 2000
+        said, result = with_token(BOTH, "334 ", NOT_GOOD, "535 no", token=long)
+        assert said[1:] == ["AUTH OAUTHBEARER", b64(f"n,a=relay,\1auth=Bearer {long}\1\1"), "AQ=="]
+        assert isinstance(result, Deferred)
+
+    def test_one_that_is_too_long_for_any_line_is_not_sent(self) -> None:
+        said, result = with_token(BOTH, token="t" * 10_000)
+        assert len(said) == 1
+        assert isinstance(result, Deferred)
+
+    def test_it_does_not_go_over_clear_text(self) -> None:
+        said, result = with_token(BOTH, encrypted=False)
+        assert said == [EHLO]
+        assert isinstance(result, Deferred)
+
+    def test_a_password_mechanism_is_none_for_it(self) -> None:
+        said, result = with_token("250-mx\n250 AUTH PLAIN LOGIN CRAM-MD5")
+        assert len(said) == 1
         assert isinstance(result, Deferred)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
@@ -108,7 +108,7 @@ async def test_what_is_waited_for_on_our_own_side_is_no_silence() -> None:
     """An address, a file, the disk: two seconds each, where servers have half a second."""
 
     class SlowBook(Book):
-        async def addresses(self, host: Host, site: Site) -> list[Target]:
+        async def addresses(self, host: Host, site: Site, destinations: Sequence[str]) -> list[Target]:
             await asyncio.sleep(2)
             return [Target(host=host, address="127.0.0.1")]
 

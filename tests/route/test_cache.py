@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 from relayd.route.cache import FAILURE_TTL, MAX_NEGATIVE_TTL, MAX_TTL, MIN_TTL, Answer, Cache, CachingResolver, lifetime
 
@@ -31,6 +32,15 @@ class SlowResolver:
     async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
         self.asked += 1
         return await self.answers.get()
+
+    async def alias(self, name: str) -> LookUp[str]:
+        self.asked += 1
+        return await self.answers.get()
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        self.asked += 1
+        await self.answers.get()
+        return Found((Tlsa(usage=3, selector=1, matching=1, content=bytes(32)),), timedelta(minutes=5))
 
     async def texts(self, name: str) -> LookUp[str]:
         self.asked += 1
@@ -164,3 +174,36 @@ async def test_what_was_forgotten_is_asked_for_again() -> None:
     resolver.clear()
 
     assert await resolver.addresses("example.org", Kind.A) == NoName()
+
+
+async def test_what_was_asked_before_all_was_forgotten_is_told_to_who_asked_and_not_kept() -> None:
+    slow = SlowResolver()
+    resolver = CachingResolver(slow, lambda: NOW)
+    before = asyncio.create_task(resolver.addresses("example.org", Kind.A))
+    await until(lambda: slow.asked == 1)
+
+    resolver.clear()
+    after = asyncio.create_task(resolver.addresses("example.org", Kind.A))
+    await until(lambda: slow.asked == 2)
+    slow.answers.put_nowait(ADDRESS)
+    slow.answers.put_nowait(NoName())
+
+    assert (await before, await after) == (ADDRESS, NoName())
+    assert await resolver.addresses("example.org", Kind.A) == NoName()
+    assert slow.asked == 2
+
+
+async def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one() -> None:
+    slow = SlowResolver()
+    resolver = CachingResolver(slow, lambda: NOW)
+    before = asyncio.create_task(resolver.addresses("example.org", Kind.A))
+    await until(lambda: slow.asked == 1)
+    resolver.clear()
+    slow.answers.put_nowait(ADDRESS)
+    await before
+
+    after = asyncio.create_task(resolver.addresses("example.org", Kind.A))
+    await until(lambda: slow.asked == 2)
+    slow.answers.put_nowait(NoName())
+
+    assert await after == NoName()

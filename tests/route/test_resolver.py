@@ -10,13 +10,19 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
+import dns.flags
+import dns.message
 import pytest
 
 from relayd.demo.dns import DnsServer
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import Exchanger, Found, Kind, NoData, NoName, Unavailable
+from relayd.route.own import own_addresses
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
+from relayd.route.trust import Unfit, Unknown, Validates
 from tests.support.dns import FaultyDns
 
 TIMEOUT = timedelta(seconds=1)
@@ -24,8 +30,8 @@ TIMEOUT = timedelta(seconds=1)
 
 @pytest.fixture
 async def server() -> AsyncIterator[FaultyDns]:
-    async with FaultyDns() as dns:
-        yield dns
+    async with FaultyDns() as server:
+        yield server
 
 
 def resolver_at(*addresses: str, timeout: timedelta = TIMEOUT) -> DnsResolver:
@@ -216,7 +222,7 @@ async def test_a_name_is_never_completed_from_a_search_list(server: FaultyDns, t
     resolv_conf.write_text("nameserver 127.0.0.1\nsearch corp.example\noptions ndots:5\n")
     server.a("host.corp.example", "192.0.2.1")
     resolver = DnsResolver(DnsSettings(timeout=TIMEOUT), resolv_conf=resolv_conf)
-    system = resolver._resolver()
+    system = resolver._servers().plain
     system.port = server.port
     system.nameservers = ["127.0.0.1"]
 
@@ -244,7 +250,7 @@ async def test_a_changed_resolv_conf_is_read_again(tmp_path: Path) -> None:
     for number, text in enumerate(["nameserver 192.0.2.1\n", "nameserver 192.0.2.2\n", "", "nameserver 192.0.2.3\n"]):
         write_resolv_conf(resolv_conf, text, mtime=1_000_000 + number)
         if text:
-            seen += [str(server) for server in resolver._resolver().nameservers]
+            seen += [str(server) for server in resolver._servers().plain.nameservers]
         else:
             assert isinstance(await resolver.exchangers("example.org"), Unavailable)
 
@@ -305,3 +311,124 @@ async def test_a_server_on_ipv6_is_asked_too() -> None:
 
     await server.stop()
     assert isinstance(answer, Found)
+
+
+def believing(server: FaultyDns, **settings: Any) -> DnsResolver:
+    resolver = DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT, **settings))
+    resolver.ask_for_security(True)
+    return resolver
+
+
+async def test_until_it_is_asked_for_no_answer_is_secure_and_no_question_is_larger(server: FaultyDns) -> None:
+    """Whatever the server says: nobody has found out yet whether it is to be believed."""
+    server.a("example.org", "192.0.2.1")
+    server.forges_ad = True
+    asked: list[dns.message.Message] = []
+    server.watch(asked.append)
+    resolver = resolver_at(server.address)
+
+    answers = []
+    for careful in (False, True, False):
+        resolver.ask_for_security(careful)
+        answers.append(await resolver.addresses("example.org", Kind.A))
+
+    assert [getattr(answer, "secure", None) for answer in answers] == [False, True, False]
+    assert [query.edns for query in asked] == [-1, 0, -1]
+    assert [bool(query.ednsflags & dns.flags.DO) for query in asked] == [False, True, False]
+    assert [bool(query.flags & dns.flags.AD) for query in asked] == [False, True, False]
+
+
+class TestWhoIsBelieved:
+    """FAULTS.md D16: an AD bit counts only from a name server that is on this machine, or is said to be safe."""
+
+    @pytest.fixture
+    async def elsewhere(self) -> AsyncIterator[FaultyDns]:
+        """A server at an address that is not loopback: one of this machine's own, if it has any."""
+        for address in sorted(own_addresses()):
+            if ":" not in address:
+                async with FaultyDns(address) as server:
+                    server.forges_ad = True
+                    server.a("example.org", "192.0.2.1")
+                    server.exists("empty.example")
+                    yield server
+                return
+        pytest.skip("this machine has no address but loopback")
+
+    async def test_what_another_machine_says_is_not(self, elsewhere: FaultyDns) -> None:
+        resolver = believing(elsewhere)
+
+        answers = [
+            await resolver.addresses("example.org", Kind.A),
+            await resolver.addresses("empty.example", Kind.A),
+            await resolver.addresses("nowhere.example", Kind.A),
+        ]
+
+        assert [type(answer) for answer in answers] == [Found, NoData, NoName]
+        assert not any(getattr(answer, "secure", None) for answer in answers)
+        assert isinstance(found := await resolver.validation(), Unfit)
+        assert elsewhere.host in found.why
+
+    async def test_nor_is_one_of_this_machine_beside_it(self, elsewhere: FaultyDns, server: FaultyDns) -> None:
+        server.validates()
+        resolver = DnsResolver(DnsSettings(nameservers=(server.address, elsewhere.address), timeout=TIMEOUT))
+
+        assert isinstance(await resolver.validation(), Unfit)
+
+    async def test_it_is_if_the_operator_says_so(self, elsewhere: FaultyDns) -> None:
+        elsewhere.validates()
+        resolver = believing(elsewhere, trust_ad=True)
+
+        assert getattr(await resolver.addresses("example.org", Kind.A), "secure", None)
+        assert isinstance(await resolver.validation(), Validates)
+
+    @pytest.mark.parametrize(("options", "believed"), [("options edns0 trust-ad", True), ("options edns0", False)])
+    async def test_or_if_the_systems_configuration_does(
+        self, elsewhere: FaultyDns, tmp_path: Path, options: str, believed: bool
+    ) -> None:
+        resolv_conf = tmp_path / "resolv.conf"
+        resolv_conf.write_text(f"nameserver {elsewhere.host}\n{options}\n")
+        resolver = DnsResolver(DnsSettings(timeout=TIMEOUT), resolv_conf=resolv_conf)
+        resolver.ask_for_security(True)
+        servers = resolver._servers()
+        servers.plain.port = servers.careful.port = elsewhere.port
+
+        assert getattr(await resolver.addresses("example.org", Kind.A), "secure", None) is believed
+
+
+class TestValidation:
+    """Whether name servers validate is found out by a question of the root."""
+
+    async def test_one_that_proves_the_root_does(self, server: FaultyDns) -> None:
+        server.validates()
+
+        assert await resolver_at(server.address).validation() == Validates()
+
+    async def test_one_that_says_nothing_of_it_does_not(self, server: FaultyDns) -> None:
+        found = await resolver_at(server.address).validation()
+
+        assert found == Unfit("127.0.0.1 does not validate DNSSEC")
+
+    async def test_one_that_does_not_understand_the_question_does_not(self, server: FaultyDns) -> None:
+        """It would answer no question for security, and all mail would wait."""
+        server.validates()
+        server.old(".")
+
+        assert isinstance(await resolver_at(server.address).validation(), Unfit)
+
+    async def test_one_that_is_silent_is_not_known(self, server: FaultyDns) -> None:
+        server.silent(".")
+
+        assert isinstance(await resolver_at(server.address, timeout=timedelta(seconds=0.2)).validation(), Unknown)
+
+    async def test_without_any_it_is_not_known(self, tmp_path: Path) -> None:
+        assert isinstance(await DnsResolver(DnsSettings(), resolv_conf=tmp_path / "none").validation(), Unknown)
+
+
+async def test_tlsa_records_of_enormous_size_are_kept_without_their_content(server: FaultyDns) -> None:
+    records = [Tlsa(usage=3, selector=0, matching=0, content=bytes([n]) * 6000) for n in range(5)]
+    server.tlsa("_25._tcp.mx.example.org", *records)
+
+    answer = await resolver_at(server.address).associations("_25._tcp.mx.example.org")
+
+    assert isinstance(answer, Found)
+    assert [len(record.content) for record in answer.records] == [6000, 6000, 0, 0, 0]

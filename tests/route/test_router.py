@@ -148,7 +148,7 @@ async def test_aliases_are_followed_and_the_hosts_keep_their_names(world: World)
 
     assert key_of(site) == "mx.example.org"
     assert isinstance(site, Site)
-    assert await world.router.addresses(site.hosts[0][0], site) == [
+    assert await world.router.addresses(site.hosts[0][0], site, ()) == [
         Target(host=Host(name="mx.example.org"), address="192.0.2.1")
     ]
 
@@ -253,7 +253,7 @@ async def test_a_name_that_leads_elsewhere_by_now_is_judged_anew(world: World) -
 
     world.dns.a("mx.example.org", "127.0.0.1")
     world.now += timedelta(seconds=5)
-    outcome = await world.router.addresses(site.hosts[0][0], site)
+    outcome = await world.router.addresses(site.hosts[0][0], site, ())
 
     assert isinstance(outcome, Failed)
     assert outcome.scope is Scope.HOST

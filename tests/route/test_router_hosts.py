@@ -24,7 +24,9 @@ async def test_an_address_literal_is_connected_to_without_asking(world: World, d
 
     assert key_of(site) == destination
     assert isinstance(site, Site)
-    assert await world.router.addresses(site.hosts[0][0], site) == [Target(host=Host(name=address), address=address)]
+    assert await world.router.addresses(site.hosts[0][0], site, ()) == [
+        Target(host=Host(name=address), address=address)
+    ]
     assert world.dns.queries == []
 
 
@@ -73,7 +75,7 @@ async def test_a_configured_route_may_go_anywhere(world: World, address: str) ->
     site = await router.route("example.org")
     assert isinstance(site, Site)
 
-    named, literal = [await router.addresses(group[0], site) for group in site.hosts]
+    named, literal = [await router.addresses(group[0], site, ()) for group in site.hosts]
 
     assert named == [Target(host=Host(name="smart.example.net", port=587), address=address)]
     assert literal == [Target(host=Host(name=address), address=address)]
@@ -96,7 +98,7 @@ async def test_localhost_as_a_smart_host_needs_no_dns(
     site = await router.route("example.org")
     assert isinstance(site, Site)
 
-    targets = await router.addresses(site.hosts[0][0], site)
+    targets = await router.addresses(site.hosts[0][0], site, ())
 
     assert isinstance(targets, list)
     assert [target.address for target in targets] == addresses
@@ -120,7 +122,7 @@ async def test_other_settings_hold_from_the_next_call_on(world: World) -> None:
 
 async def addresses_of(world: World, family: AddressFamily) -> list[Target] | Deferred | Failed:
     site = Site(key="mx.example.org", hosts=((Host(name="mx.example.org"),),), address_family=family)
-    return await world.router.addresses(site.hosts[0][0], site)
+    return await world.router.addresses(site.hosts[0][0], site, ())
 
 
 def told(targets: list[Target] | Deferred | Failed) -> list[str]:

@@ -66,7 +66,7 @@ class Policed(World):
         return found
 
     async def demand(self, site: Site, host: str) -> Demand | Deferred:
-        found = await self.router.addresses(Host(name=host), site)
+        found = await self.router.addresses(Host(name=host), site, (D,))
         if isinstance(found, Deferred):
             return found
         assert isinstance(found, list)

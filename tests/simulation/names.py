@@ -6,6 +6,7 @@ import asyncio
 import random
 from datetime import timedelta
 
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 from tests.simulation.facts import Facts
 from tests.simulation.loop import Agenda
@@ -42,6 +43,14 @@ class Names:
         if domain is None or domain.nature == "nxdomain":
             return NoName(self._ttl())
         return NoData(self._ttl())
+
+    async def alias(self, name: str) -> LookUp[str]:
+        """See Resolver."""
+        return await self._delayed() or NoData(self._ttl())
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        """See Resolver."""
+        return await self._delayed() or NoData(self._ttl())
 
     async def texts(self, name: str) -> LookUp[str]:
         """See Resolver."""

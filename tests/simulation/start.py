@@ -34,6 +34,7 @@ from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
 from relayd.spool.ground import NoteBook
 from relayd.spool.spool import Spool
+from tests.relay.kit import Tokens
 from tests.simulation.drops import HOSTNAME, MemoryPickup
 from tests.simulation.facts import Facts
 from tests.simulation.faults import DiskFaults
@@ -188,6 +189,7 @@ class Start:
         )
         ports = Ports(
             addresses=self._router,
+            tokens=Tokens(),
             reports=attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=_Counted(spool.notes, self._world.facts),

@@ -6,10 +6,10 @@ Both have the zone's methods of `relayd.demo.dns.DnsServer`, so that one suite r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import dns.flags
 import dns.message
@@ -19,9 +19,11 @@ import dns.rdatatype
 import dns.rrset
 
 from relayd.demo.dns import DnsServer, wire
+from relayd.mail.tls import Tlsa
 from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, LookUp, NoData, NoName, Unavailable
 
 Write = Callable[[bytes], None]
+T = TypeVar("T")
 
 
 class FaultyDns(DnsServer):
@@ -32,10 +34,64 @@ class FaultyDns(DnsServer):
         self._tricks: dict[str, Callable[[dns.message.Message, Write, bool], None]] = {}
         self._later: set[asyncio.TimerHandle] = set()
         self._share, self._chance = 0.0, Random(0)
+        self._signed: set[dns.name.Name] = set()
+        self.forges_ad = False  # says of all that it is secure
+        self._see: Callable[[dns.message.Message], None] = lambda request: None
+
+    def tlsa(self, name: str, *records: Tlsa) -> None:
+        """Give `name`, as `_25._tcp.mx.example.org`, TLSA records."""
+        self._put(name, "TLSA", [record.text for record in records])
+
+    def validates(self) -> None:
+        """Play a resolver that validates: the root is secure, and so will be what is signed."""
+        self._put(".", "SOA", [f". . 1 1 1 1 {self.negative_ttl}"])
+        self._signed.add(dns.name.root)
+
+    def stops_validating(self) -> None:
+        """Play one that does so no more."""
+        self._signed.discard(dns.name.root)
+
+    def sign(self, *names: str) -> None:
+        """Let these names, and all below them, be secure."""
+        self._signed.update(dns.name.from_text(name) for name in names)
+
+    def answer(self, request: dns.message.Message) -> dns.message.Message | None:
+        """Tell whether the answer is secure, if that is asked for (RFC 6840 section 5.8)."""
+        response = super().answer(request)
+        asked = bool(request.ednsflags & dns.flags.DO or request.flags & dns.flags.AD)
+        if response is not None and (self.forges_ad or (asked and self._is_secure(request, response))):
+            response.flags |= dns.flags.AD
+        return response
+
+    def _is_secure(self, request: dns.message.Message, response: dns.message.Message) -> bool:
+        owners = {request.question[0].name} | {rrset.name for rrset in response.answer}
+        return dns.name.root in self._signed and all(self._is_signed(owner) for owner in owners)
+
+    def _is_signed(self, owner: dns.name.Name) -> bool:
+        return any(owner == name or (owner.is_subdomain(name) and name != dns.name.root) for name in self._signed)
 
     def rcode(self, name: str, code: str) -> None:
         """Answer every question for `name` with REFUSED, FORMERR, NOTIMP, ..."""
         self.faults[(dns.name.from_text(name), None)] = dns.rcode.from_text(code)
+
+    def old(self, name: str) -> None:
+        """Not understand questions with EDNS (RFC 6891 section 7)."""
+
+        def refuse(request: dns.message.Message, write: Write, tcp: bool) -> None:
+            if request.edns < 0:
+                self._truth(request, write, tcp)
+                return
+            response = dns.message.Message(request.id)
+            response.flags = dns.flags.Flag(dns.flags.QR)
+            response.set_rcode(dns.rcode.FORMERR)
+            response.question = list(request.question)
+            write(response.to_wire())
+
+        self._tricks[name] = refuse
+
+    def watch(self, see: Callable[[dns.message.Message], None]) -> None:
+        """Show every question to `see`."""
+        self._see = see
 
     def lame(self, name: str) -> None:
         """Refer the asker to somebody else (RFC 2308 section 2.2)."""
@@ -143,7 +199,8 @@ class FaultyDns(DnsServer):
         if not tcp and self._chance.random() < self._share:
             return
         request = dns.message.from_wire(query)
-        trick = self._tricks.get(request.question[0].name.to_text(omit_final_dot=True).lower())
+        self._see(request)
+        trick = self._tricks.get(_name_of(request))
         if trick is None:
             super().respond(query, write, tcp=tcp)
         else:
@@ -164,6 +221,9 @@ class Zone(Protocol):
     def aaaa(self, name: str, *addresses: str) -> None: ...
     def txt(self, name: str, *texts: str) -> None: ...
     def cname(self, name: str, target: str) -> None: ...
+    def tlsa(self, name: str, *records: Tlsa) -> None: ...
+    def validates(self) -> None: ...
+    def sign(self, *names: str) -> None: ...
     def exists(self, name: str) -> None: ...
     def servfail(self, name: str, rdtype: str | None = None) -> None: ...
     def silent(self, name: str, rdtype: str | None = None) -> None: ...
@@ -182,6 +242,18 @@ class MemoryResolver:
         self._aliases: dict[str, str] = {}
         self._faults: dict[tuple[str, str | None], str] = {}
         self._names: set[str] = set()
+        self._associations: dict[str, tuple[Tlsa, ...]] = {}
+        self._signed: set[str] = set()
+
+    def tlsa(self, name: str, *records: Tlsa) -> None:
+        self._names.add(name)
+        self._associations[name] = records
+
+    def validates(self) -> None:
+        """It does."""
+
+    def sign(self, *names: str) -> None:
+        self._signed.update(names)
 
     def mx(self, name: str, *exchangers: tuple[int, str]) -> None:
         self._names.add(name)
@@ -220,39 +292,46 @@ class MemoryResolver:
         return sum(1 for asked, kind in self.queries if asked == name and rdtype in (None, kind))
 
     async def exchangers(self, name: str) -> LookUp[Exchanger]:
-        target = self._target(name, Kind.MX)
-        if not isinstance(target, str):
-            return target
-        records = sorted(set(self._exchangers.get(target, ())))[:MAX_RECORDS]
-        return Found(tuple(records), self.ttl) if records else self._absent(target)
+        return self._look_up(name, Kind.MX, lambda target: sorted(set(self._exchangers.get(target, ()))))
 
     async def addresses(self, name: str, kind: Kind) -> LookUp[str]:
-        target = self._target(name, kind)
-        if not isinstance(target, str):
-            return target
-        records = self._addresses.get((target, kind), ())[:MAX_RECORDS]
-        return Found(records, self.ttl) if records else self._absent(target)
+        return self._look_up(name, kind, lambda target: self._addresses.get((target, kind), ()))
+
+    async def alias(self, name: str) -> LookUp[str]:
+        return self._look_up(
+            name, Kind.CNAME, lambda target: [self._aliases[target]] if target in self._aliases else []
+        )
+
+    async def associations(self, name: str) -> LookUp[Tlsa]:
+        return self._look_up(name, Kind.TLSA, lambda target: self._associations.get(target, ()))
 
     async def texts(self, name: str) -> LookUp[str]:
-        target = self._target(name, Kind.TXT)
-        if not isinstance(target, str):
-            return target
-        records = tuple(_ascii(text)[:MAX_TEXT] for text in self._texts.get(target, ())[:MAX_RECORDS])
-        return Found(records, self.ttl) if records else self._absent(target)
+        return self._look_up(
+            name, Kind.TXT, lambda target: [_ascii(text)[:MAX_TEXT] for text in self._texts.get(target, ())]
+        )
 
-    def _target(self, name: str, kind: Kind) -> str | Unavailable:
+    def _look_up(self, name: str, kind: Kind, find: Callable[[str], Sequence[T]]) -> LookUp[T]:
+        way = self._way(name, kind)
+        if isinstance(way, Unavailable):
+            return way
+        target, secure = way[-1], all(any(owner == s or owner.endswith(f".{s}") for s in self._signed) for owner in way)
+        if records := tuple(find(target))[:MAX_RECORDS]:
+            return Found(records, self.ttl, secure, target if target != name else "")
+        return NoData(self.ttl, secure) if target in self._names else NoName(self.ttl, secure)
+
+    def _way(self, name: str, kind: Kind) -> list[str] | Unavailable:
+        """Return the names from the one that is asked for to the one that has the answer."""
         self.queries.append((name, kind.value))
+        way = [name]
         for _ in range(16):
+            name = way[-1]
             fault = self._faults.get((name, kind.value)) or self._faults.get((name, None))
             if fault:
                 return Unavailable(f"{name} {kind.value}: {fault}")
-            if name not in self._aliases:
-                return name
-            name = self._aliases[name]
+            if name not in self._aliases or kind is Kind.CNAME:
+                return way
+            way.append(self._aliases[name])
         return Unavailable(f"{name}: too many aliases")
-
-    def _absent(self, name: str) -> NoName | NoData:
-        return NoData(self.ttl) if name in self._names else NoName(self.ttl)
 
 
 def _ascii(text: str) -> str:
@@ -263,3 +342,8 @@ def fill(zone: Zone, names: Iterable[str], address: str) -> None:
     """Give every name the same IPv4 address."""
     for name in names:
         zone.a(name, address)
+
+
+def _name_of(request: dns.message.Message) -> str:
+    name = request.question[0].name
+    return "." if name == dns.name.root else name.to_text(omit_final_dot=True).lower()

@@ -448,6 +448,44 @@ class PasswordCheck:
         return "235 2.7.0 welcome" if right else "535 5.7.8 go away"
 
 
+class TokenCheck:
+    """The server's side of AUTH XOAUTH2 and OAUTHBEARER, for one client at a time: an answer to each line.
+
+    `good` has the tokens that are right, None: any is.  `verdicts` has, for each attempt, the mechanism, the token and
+    whether it was.
+    """
+
+    ERROR = b'{"status":"401","schemes":"bearer","scope":"https://mail.test/"}'
+
+    def __init__(self, username: str, good: set[str] | None = None, *, error: bytes = ERROR) -> None:
+        self.verdicts: list[tuple[str, str, bool]] = []
+        self.good = good
+        self._username = username
+        self._error = error
+        self._mechanism = ""
+        self._failing = False
+
+    def __call__(self, line: str) -> str:
+        words = line.split(" ")
+        if words[0] == "AUTH":
+            self._mechanism, self._failing = words[1], False
+            words = words[2:]
+            if not words:
+                return "334 "
+        if self._failing:
+            last = "" if self._mechanism == "XOAUTH2" else "AQ=="
+            return "535 5.7.8 bad token" if words == [last] else "501 5.5.2 what"
+        return self._judge(base64.b64decode(words[0]).decode())
+
+    def _judge(self, said: str) -> str:
+        start = f"user={self._username}\1" if self._mechanism == "XOAUTH2" else f"n,a={self._username},\1"
+        token = said.removeprefix(start).removeprefix("auth=Bearer ").removesuffix("\1\1")
+        right = said == f"{start}auth=Bearer {token}\1\1" and (self.good is None or token in self.good)
+        self.verdicts.append((self._mechanism, token, right))
+        self._failing = not right
+        return "235 2.7.0 welcome" if right else "334 " + base64.b64encode(self._error).decode()
+
+
 class Authority:
     """A certificate authority of the test, and certificates of it."""
 

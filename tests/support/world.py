@@ -1,5 +1,7 @@
 """A small internet on loopback for the daemon: a DNS server, mail exchangers on addresses of their own, a spool.
 
+The DNS server plays a resolver that validates, and nothing but the root is signed: DANE is on, and finds nothing.
+
 The servers run on an event loop in a thread, so that a test may wait for the daemon's process as it likes.  All
 exchangers listen on one port, because `relay.port` is one; they differ by address, as on the internet.
 """
@@ -104,6 +106,7 @@ class World:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self.dns.validates()
         self.run(self._stack.enter_async_context(self.dns))
         return self
 

@@ -291,3 +291,12 @@ def test_of_a_daemon_that_has_much_to_do_nothing_is_wrong(world: World, mx: Exch
         for _ in range(3):
             code, found = doctor(world)
             assert (code, found) == (0, [])
+
+
+def test_that_dane_is_off_for_want_of_dnssec_is_told_where_it_is_wanted(world: World, mx: Exchanger) -> None:
+    world.dns.stops_validating()
+    world.configure()
+    assert ("dane", "warning") in kinds(doctor(world)[1])
+
+    world.configure(tls={"dane": False})
+    assert ("dane", "warning") not in kinds(doctor(world)[1])

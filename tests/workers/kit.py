@@ -21,7 +21,7 @@ from relayd.spool.takeover import TakenOver
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 from relayd.workers.process import Process
-from tests.relay.kit import HELLO, NOW, QUICK, Book, Collected, a_delivery, a_site, on, until
+from tests.relay.kit import HELLO, NOW, QUICK, Book, Collected, Tokens, a_delivery, a_site, on, until
 from tests.support.smtp import ScriptedServer
 
 E = TypeVar("E", bound=Event)
@@ -53,6 +53,7 @@ class Yard:
         self.queue.mkdir()
         self.reports = Collected()
         self.book = Book()
+        self.tokens = Tokens()
         self.graves = Graves()
         self.events: list[Event] = []
         self.lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -63,6 +64,7 @@ class Yard:
         self.ports = PoolPorts(
             reports=self.reports,
             addresses=self.book,
+            tokens=self.tokens,
             sessions=lambda session: None,
             bury=self.graves,
             premises=premises,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -206,7 +207,7 @@ class TestWhileTheyLive:
         async def story() -> None:
             async with working(tmp_path) as yard:
 
-                async def broken(host: Host, site: Site) -> list[Target]:
+                async def broken(host: Host, site: Site, destinations: Sequence[str]) -> list[Target]:
                     raise LookupError("a bug")
 
                 yard.book.addresses = broken  # type: ignore[method-assign]

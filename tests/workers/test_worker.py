@@ -122,7 +122,7 @@ def test_where_the_channel_ends_its_connections_are_reset_and_it_ends(tmp_path: 
             driven.channel.send((messages.START, pickled(setup)))
             driven.channel.send((messages.RUN, 7, codec.pack_site(site), batch))
             await until(lambda: messages.LOOK_UP in driven.names(), seconds=60)
-            found = await yard.book.addresses(site.hosts[0][0], site)
+            found = await yard.book.addresses(site.hosts[0][0], site, ())
             driven.channel.send((messages.FOUND, 0, codec.pack_targets(found)))
             await until(lambda: server.messages)
             driven.channel.close()
