@@ -100,7 +100,7 @@ class RouteSection:
     oauth_token_url: str = ""
     oauth_client_id: str = ""
     oauth_client_secret_file: str = ""
-    oauth_client_auth: ClientAuth | None = None
+    oauth_client_auth: ClientAuth = ClientAuth.BODY
     oauth_refresh_token_file: str = ""
     oauth_scope: str = ""
     tls: TlsPolicy | None = None
