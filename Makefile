@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-JOBS   ?= 2# tests at once
+JOBS   ?= 3# tests at once
 
 .PHONY: demo test check run format lint types tests many sweeps faults simulate mutations kill-sweep power-cut fuzz \
         bench soak lock clean
