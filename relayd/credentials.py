@@ -18,7 +18,7 @@ from relayd.tokens.settings import ClientAuth, TokenRule
 PASSWORD_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
 TOKEN_MECHANISMS = ("OAUTHBEARER", "XOAUTH2")
 
-_OAUTH = ("token_url", "client_id", "client_secret_file", "client_auth", "refresh_token_file", "scope")
+_OAUTH = ("token_url", "client_id", "client_secret_file", "refresh_token_file", "scope")
 
 
 class CredentialsReader:
@@ -37,6 +37,8 @@ class CredentialsReader:
     def read(self, section: RouteSection, where: str) -> tuple[Credentials | None, TokenRule | None]:
         """Return what the route has; None for both, a mistake told if it is one, if it has nothing that can be used."""
         given = [f"oauth_{name}" for name in _OAUTH if getattr(section, f"oauth_{name}")]
+        if section.oauth_client_auth is not ClientAuth.BODY:
+            given.append("oauth_client_auth")
         if given and section.password_file:
             self._mistake(f"{where}.password_file", f"a route has a password or OAuth, not both: {given[0]}")
             return None, None
@@ -78,7 +80,7 @@ class CredentialsReader:
             client_id=section.oauth_client_id,
             client_secret=client_secret,
             client_secret_file=section.oauth_client_secret_file,
-            client_auth=section.oauth_client_auth or ClientAuth.BODY,
+            client_auth=section.oauth_client_auth,
             refresh_token=refresh_token,
             refresh_token_file=refresh_token_file,
             scope=section.oauth_scope,

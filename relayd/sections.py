@@ -72,6 +72,7 @@ class TlsDomainSection:
     policy: TlsPolicy | None = None
     minimum_version: TlsVersion | None = None
     ca_file: str = ""
+    dane: bool | None = None
     mta_sts: bool | None = None
 
 
@@ -100,7 +101,7 @@ class RouteSection:
     oauth_token_url: str = ""
     oauth_client_id: str = ""
     oauth_client_secret_file: str = ""
-    oauth_client_auth: ClientAuth | None = None
+    oauth_client_auth: ClientAuth = ClientAuth.BODY
     oauth_refresh_token_file: str = ""
     oauth_scope: str = ""
     tls: TlsPolicy | None = None

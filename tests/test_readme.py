@@ -239,7 +239,7 @@ def test_the_operators_page_names_every_event_of_the_log() -> None:
 
 def _events() -> Iterator[str]:
     """Yield the names of events: the log's first arguments, and the states of the daemon."""
-    for path in ("observe/observer.py", "observe/log.py", "daemon.py"):
+    for path in ("observe/observer.py", "observe/log.py", "daemon.py", "route/validation.py"):
         for node in ast.walk(ast.parse((ROOT / "relayd" / path).read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 if isinstance(node, ast.Dict):
@@ -267,6 +267,8 @@ def _named(items: dict[object, ast.expr], key: str) -> Iterator[str]:
 def _strings(node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value:
         yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from (word for each in (node.body, node.orelse) for word in _strings(each))
 
 
 def test_the_operators_page_names_every_key_of_an_attempts_line() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 KEPT = Path(__file__).parents[2] / "build" / "fuzz"
 TARGETS = (
     *("replies", "drop_files", "addresses", "notifications", "configurations", "notes", "workers", "control"),
-    "recovery",
+    *("recovery", "policies"),
 )
 LONGEST = 16_384  # octets of one input
 SECONDS_FOR_ONE = 20  # more than this for one input is a failure

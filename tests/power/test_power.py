@@ -17,7 +17,7 @@ from tests.power.cuts import Cut, prefixes, samples, singles
 from tests.power.disk import Effect, Image, Inode, Link, Rename, Step, Sync, Unlink, Write, pending, survived
 from tests.power.reading import Conversation
 from tests.power.reality import deliver
-from tests.power.recording import Recording, few, others, record
+from tests.power.recording import Recording, few, others, record, record_again
 from tests.power.sweep import check
 from tests.power.trace import calls
 
@@ -36,6 +36,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 @pytest.fixture(scope="module", params=[few, others], ids=["few", "others"])
 def recording(ground: Ground, request: pytest.FixtureRequest) -> Recording:
     return record(ground, request.param())
+
+
+def _is_claim(step: Step) -> bool:
+    return isinstance(step.effect, Rename) and step.effect.new.name.endswith(".orig")
 
 
 class TestWithStrace:
@@ -71,6 +75,19 @@ class TestWithStrace:
         assert len(placed) == len(claims) > 0
         for place in placed:
             assert not claims.intersection(pending(recording.steps, place))
+
+    def test_what_goes_back_is_there_for_sure_before_it_is_taken_anew(self, ground: Ground) -> None:
+        """P2: else the next power cut could leave it under its old claim and the new one, and it came twice."""
+        first = record(ground, others())
+        last = max(place for place, step in enumerate(first.steps) if _is_claim(step))
+        second = record_again(ground, first, Cut(count=last + 1))
+        renames = {place: step.effect for place, step in enumerate(second.steps) if isinstance(step.effect, Rename)}
+        returns = {place for place, each in renames.items() if each.old.name.endswith(".orig")}
+        claims = [place for place, step in enumerate(second.steps) if _is_claim(step)]
+
+        assert len(claims) == len(returns) > 0
+        for place in claims:
+            assert not returns.intersection(pending(second.steps, place))
 
     def test_what_is_missing_is_seen(self, recording: Recording, tmp_path: Path) -> None:
         """That the check can fail: the bodies of a spool are lost, which no power cut does."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from relayd.tokens.keeping import keep
 
-not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -58,13 +60,29 @@ def test_what_somebody_else_has_put_there_is_not_overwritten(path: Path) -> None
     assert "operator\n" not in str(refused.value)
 
 
-@not_root
 def test_a_file_that_may_not_be_written_is_left(path: Path) -> None:
     path.chmod(0o400)
-    with pytest.raises(PermissionError):
+    with as_nobody(path.parent), pytest.raises(PermissionError):
         keep(path, "old", "new")
 
     assert path.read_text() == "old\n"
+
+
+@contextmanager
+def as_nobody(directory: Path) -> Iterator[None]:
+    """Act as a user who owns the directory but may not write everywhere, if we are root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for each in (directory, *directory.iterdir()):
+        os.chown(each, NOBODY, NOBODY)
+    for above in directory.parents[:3]:
+        above.chmod(above.stat().st_mode | 0o011)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_if_the_owner_cannot_be_kept_nothing_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ async def test_a_failure_leaves_the_server_alone_longer_each_time(
 
 async def test_a_refusal_names_the_route_and_what_to_do_and_no_secret(tmp_path: Path) -> None:
     async with a_bench(tmp_path, refresh="refresh-1") as bench:
-        detail = "x" * 195 + f" {SECRET} refresh-1 " + "y" * 500
+        detail = f"{SECRET} is not for refresh-1 " + "x" * 163 + f" {SECRET} " + "y" * 500  # the last one at the cut
         bench.server.script = [(400, {"error": "invalid_grant", "error_description": detail})]
         deferred = await bench.token()
 
@@ -179,7 +179,8 @@ async def test_a_refusal_names_the_route_and_what_to_do_and_no_secret(tmp_path: 
         assert "route r: the token server says invalid_grant" in str(deferred)
         assert f"put the new refresh token into {bench.file}, and reload relayd" in str(deferred)
         for text in (str(deferred), repr(bench.events)):
-            assert "client-s" not in text
+            assert "([secret] is not for [secret] xxx" in text
+            assert "clien" not in text
             assert "refresh-1" not in text
 
 

@@ -177,6 +177,31 @@ def test_a_server_that_refuses_every_token_gets_two_and_is_then_left_alone(world
         assert "MAIL" not in smart.verbs()
 
 
+@with_and_without_workers
+@pytest.mark.parametrize("stage", ["AUTH", "RCPT"])
+def test_a_server_that_says_the_token_back_does_not_bring_it_into_the_open(
+    world: World, authority: Authority, stage: str
+) -> None:
+    heard: list[str] = []
+
+    def echoing(line: str) -> str:
+        """Refuse with what was said, and with the token as the server knows it."""
+        heard.append(line)
+        told = smart.tokens.given[-1]
+        if stage == "RCPT" and line.startswith("AUTH"):
+            return "235 2.7.0 welcome"
+        code = "535 5.7.8" if stage == "AUTH" else "450 4.2.0"
+        return f"{code.replace(' ', '-')} bad: {heard[0]}\n{code} {told} is no token"
+
+    replies: dict[str, Any] = dict.fromkeys({"AUTH", stage}, echoing)
+    with a_smart_host(world, authority, **replies) as smart:
+        smart.configure(SELDOM)
+        with world.relaying(environment=smart.environment) as daemon:
+            world.send("bob@example.test")
+            assert "[password] is no token" in daemon.logged("r=bob@example.test status=deferred .*").string
+            never_told(smart, daemon)
+
+
 def test_a_server_that_cannot_judge_now_costs_no_token(world: World, authority: Authority) -> None:
     with a_smart_host(world, authority, AUTH="454 4.7.0 later") as smart:
         smart.configure(SELDOM)
