@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -21,22 +20,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.https import Handler, HttpsServer, answering
+from tests.support.https import Handler, HttpsServer, answering, policy_host_address
 from tests.support.process import Daemon, wait_until
 from tests.support.smtp import Answer, Authority, Script, ScriptedServer, serving
 from tests.support.world import World, with_and_without_workers
 from tests.wire.test_tls import trusting
 
 
-def address(number: int = 0) -> str:
-    """Return an address for a policy host: of this process alone, since all use one port."""
-    return f"127.{44 + number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
-
-
 def unavailable() -> str:
     """Say why no policy host can listen here, empty if one can."""
     try:
-        with socket.create_server((address(), 443)):
+        with socket.create_server((policy_host_address(), 443)):
             return ""
     except OSError as error:
         return f"port 443: {error.strerror}"
@@ -103,7 +97,7 @@ class Scene:
         """Serve a policy while the context lasts, at the policy hosts `names`; with a certificate for `named`."""
         names = names or (POLICY_HOST,)
         context = (by or self.authority).server(*((named,) if named else names), expired=expired)
-        server = HttpsServer(context, host=address(number), port=443)
+        server = HttpsServer(context, host=policy_host_address(number), port=443)
         server.answers[PATH] = answer
         for name in names:
             self.world.dns.a(name, server.host)
@@ -345,7 +339,7 @@ class TestTesting:
         scene.domain(MX2, name="bad.test")
         scene.publish()
         scene.world.dns.txt("_mta-sts.bad.test", "v=STSv1; id=1")
-        scene.world.dns.a("mta-sts.bad.test", address())
+        scene.world.dns.a("mta-sts.bad.test", policy_host_address())
         names = (POLICY_HOST, "mta-sts.bad.test")
         with scene.policy_host(policy("testing"), *names), scene.relaying() as daemon:
             scene.world.send(f"bob@{D}")
@@ -451,7 +445,7 @@ class TestWithoutAPolicy:
         scene.exchanger(MX1, EHLO=WITHOUT)
         scene.domain(MX1)
         scene.publish()
-        scene.world.dns.a(POLICY_HOST, address())
+        scene.world.dns.a(POLICY_HOST, policy_host_address())
         with scene.relaying() as daemon:
             scene.world.send(f"bob@{D}")
             daemon.logged(rf"r=bob@{D} status=delivered .*n=1")
@@ -548,9 +542,9 @@ def test_a_policy_host_that_does_not_answer_keeps_mail_waiting_for_seconds_only(
     scene.exchanger(MX1, EHLO=WITHOUT)
     scene.domain(MX1)
     scene.publish()
-    scene.world.dns.a(POLICY_HOST, address())
+    scene.world.dns.a(POLICY_HOST, policy_host_address())
     scene.domain(MX1, name="quick.test")
-    with socket.create_server((address(), 443)), scene.relaying() as daemon:
+    with socket.create_server((policy_host_address(), 443)), scene.relaying() as daemon:
         scene.world.send(f"bob@{D}")
         scene.world.send("ann@quick.test")
         daemon.logged(r"r=ann@quick\.test status=delivered")
