@@ -250,6 +250,7 @@ class _Reader:
                     match=patterns,
                     level=section.policy or tls.policy,
                     setup=self._tls_setup(section, where),
+                    dane=tls.dane if section.dane is None else section.dane,
                     mta_sts=tls.mta_sts if section.mta_sts is None else section.mta_sts,
                 )
             except ValueError as error:

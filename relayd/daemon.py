@@ -37,10 +37,9 @@ from relayd.observe.log import LibraryLog, open_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
 from relayd.password import read_password
-from relayd.plugs import LedgerPort, NamesPort, NotificationsPort, PostPort, TextsPort
+from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
-from relayd.report.reporter import Reporter
 from relayd.report.settings import ReportSettings
 from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
@@ -59,7 +58,6 @@ from relayd.settings import (
     schedule_settings,
     submission_settings,
 )
-from relayd.spool.reports import ReportsFile
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
@@ -182,7 +180,16 @@ class Daemon:
             retry_due=lambda at: self._manager.retry_due(at),
             site_forgotten=lambda site: self._manager.site_forgotten(site),
         )
-        self._reports = self._tls_reports(spool)
+        self._reports = TlsReports.build(
+            self._report_settings(),
+            spool,
+            resolver=self._resolver,
+            https=self._https,
+            policies=self._policies,
+            added=lambda message: self._manager.arrived([message]),
+            clock=self._clock,
+            events=self._events,
+        )
         stack.push_async_callback(self._reports.close)
         self._relayers = self._pool(spool) if self._processes else self._in_process(spool)
         stack.push_async_callback(self._relayers.close)
@@ -253,25 +260,6 @@ class Daemon:
         pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
         pool.start()
         return pool
-
-    def _tls_reports(self, spool: Spool) -> TlsReports:
-        """Build what counts how TLS goes, and reports it."""
-        reporter = Reporter(
-            self._report_settings(),
-            store=ReportsFile(spool.root),
-            texts=TextsPort(self._resolver),
-            post=PostPort(spool, lambda message: self._manager.arrived([message])),
-            https=self._https,
-            sts_lines=self._sts_lines,
-            clock=self._clock,
-            jitter=random.random,
-            events=self._events,
-        )
-        return TlsReports(reporter, self._events)
-
-    def _sts_lines(self, domain: str) -> tuple[str, ...]:
-        policy = self._policies.known(domain)
-        return () if policy is None else policy.lines
 
     def _report_settings(self) -> ReportSettings | None:
         settings = report_settings(self._config, self._identity)

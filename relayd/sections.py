@@ -72,6 +72,7 @@ class TlsDomainSection:
     policy: TlsPolicy | None = None
     minimum_version: TlsVersion | None = None
     ca_file: str = ""
+    dane: bool | None = None
     mta_sts: bool | None = None
 
 

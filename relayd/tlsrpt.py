@@ -4,15 +4,24 @@ further: no mail waits for a report."""
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Self
 
 from relayd.health import Health
+from relayd.https import Https
 from relayd.mail.events import Events, Trouble
+from relayd.mail.message import Message
 from relayd.mail.tls import TlsSession
+from relayd.plugs import PostPort, TextsPort
 from relayd.report.reporter import PART, Reporter
 from relayd.report.settings import ReportSettings
+from relayd.route.answers import Resolver
+from relayd.route.sts_source import StsPolicies
+from relayd.spool.reports import ReportsFile
+from relayd.spool.spool import Spool
 from relayd.tasks import Tasks
 
 STOPPING = timedelta(seconds=5)  # for what is being asked of the disk when the daemon stops
@@ -27,6 +36,38 @@ class TlsReports:
         self._events = events
         self._health = Health(events)
         self._tasks = Tasks(self._health)
+
+    @classmethod
+    def build(
+        cls,
+        settings: ReportSettings | None,
+        spool: Spool,
+        *,
+        resolver: Resolver,
+        https: Https,
+        policies: StsPolicies,
+        added: Callable[[Message], None],
+        clock: Callable[[], datetime],
+        events: Events,
+    ) -> Self:
+        """Plug a reporter in; `added` is told of the mail that it queues."""
+
+        def sts_lines(domain: str) -> tuple[str, ...]:
+            policy = policies.known(domain)
+            return () if policy is None else policy.lines
+
+        reporter = Reporter(
+            settings,
+            store=ReportsFile(spool.root),
+            texts=TextsPort(resolver),
+            post=PostPort(spool, added),
+            https=https,
+            sts_lines=sts_lines,
+            clock=clock,
+            jitter=random.random,
+            events=events,
+        )
+        return cls(reporter, events)
 
     def session(self, session: TlsSession) -> None:
         """Count how TLS went on a connection.  Never raises."""

@@ -51,7 +51,7 @@ def test_what_is_left_out_is_as_in_tls(files: Path) -> None:
         files,
         '[tls]\npolicy = "require"\nminimum_version = "1.3"\nca_file = "ca.pem"\n'
         '[[tls.domain]]\nmatch = ["Example.COM"]\n'
-        '[[tls.domain]]\nmatch = ["*"]\npolicy = "verify"\nminimum_version = "1.2"\n'
+        '[[tls.domain]]\nmatch = ["*"]\npolicy = "verify"\nminimum_version = "1.2"\ndane = false\n'
         f'{ROUTE}certificate_file = "ours.pem"\nkey_file = "key.pem"\n',
     )
 
@@ -60,6 +60,7 @@ def test_what_is_left_out_is_as_in_tls(files: Path) -> None:
     first, second = config.tls_rules
     assert (first.match, first.level, first.setup) == (("example.com",), TlsPolicy.REQUIRE, config.tls_setup)
     assert second.level is TlsPolicy.VERIFY
+    assert (first.dane, second.dane) == (True, False)
     assert second.setup == TlsSetup(ca_file=authorities)
     assert config.routes[0].setup == TlsSetup(
         minimum_version=TlsVersion.TLS_1_3,

@@ -21,7 +21,8 @@ from relayd.identity import hostname_of_machine, identity
 from relayd.mail.address import parse_domain
 from relayd.mail.report import Counted, Owed
 from relayd.report.counting import Failure, Tally
-from relayd.report.document import Subject, document
+from relayd.report.document import document
+from relayd.report.making import subject_of
 from relayd.report.settings import ReportSettings
 from relayd.route.own import own_addresses
 from relayd.settings import report_settings
@@ -97,7 +98,7 @@ def summary(found: Found) -> dict[str, Any]:
                 "failed": tally.failed,
                 "due": iso_time(counted.due) if counted.due else None,
                 "tries": counted.tries,
-                "report": document(_subject(counted, found.settings), tally) if found.settings else None,
+                "report": document(subject_of(counted, found.settings), tally) if found.settings else None,
             }
             for counted, tally in found.counted
         ],
@@ -114,16 +115,6 @@ def summary(found: Found) -> dict[str, Any]:
             for owed in found.owed
         ],
     }
-
-
-def _subject(counted: Counted, settings: ReportSettings) -> Subject:
-    return Subject(
-        day=counted.day,
-        domain=counted.domain,
-        organization=settings.organization,
-        contact=settings.contact,
-        hostname=settings.hostname,
-    )
 
 
 # for people

@@ -7,8 +7,8 @@ POST.  What the reader must not break:
 
     A report is made from a day once, in the commit that ends the count of that day and domain.
     What is handed over is the same octets each time, under the same report-id, and by mail under the same queue id: so
-    a crash between the queue and the note of it makes no second mail.  One between a server's answer to a POST and
-    the note of it makes a second POST; its receiver can tell by the report-id.
+    a crash between the queue and the note of it makes no second mail.  One, or a stop, between a server's answer to a
+    POST and the note of it makes a second POST; its receiver can tell by the report-id.
     Nothing here keeps mail waiting: sessions are counted without a wait, and all else goes on beside.
 """
 
@@ -21,18 +21,16 @@ from typing import Any
 
 from relayd.mail.events import Events, TlsReported, Trouble, Warned
 from relayd.mail.https import HttpsError
-from relayd.mail.message import new_id
 from relayd.mail.report import Counted, Owed
 from relayd.mail.tls import TlsSession
 from relayd.report import times
-from relayd.report.counting import Tally
-from relayd.report.document import MEDIA_TYPE, Subject, compressed, document
+from relayd.report.document import MEDIA_TYPE
 from relayd.report.gathering import Gathering, changes
-from relayd.report.mail import content, message_of
+from relayd.report.mail import message_of
+from relayd.report.making import make
 from relayd.report.ports import Https, Post, Store, StsLines, Texts
 from relayd.report.record import PREFIX, ByMail, Place, places
 from relayd.report.settings import ReportSettings
-from relayd.report.signing import signer
 
 PART = "tls-reports"  # in events
 WRITE = timedelta(minutes=1)  # so much may be lost of what was counted, by a crash
@@ -142,11 +140,13 @@ class Reporter:
         if not self._gathering:
             return
         taken = self._gathering.take()
+        writing = asyncio.create_task(self._store.add(changes(taken)))
         try:
-            await self._store.add(changes(taken))
-        except BaseException:
-            self._gathering.put_back(taken)
-            raise
+            await asyncio.shield(writing)
+        finally:  # what was cancelled may have been written all the same: it must not count twice
+            await asyncio.wait([writing])
+            if writing.cancelled() or writing.exception() is not None:
+                self._gathering.put_back(taken)
 
     async def _plan(self, now: datetime) -> None:
         today = now.date()
@@ -173,7 +173,8 @@ class Reporter:
         owed: Sequence[Owed] = ()
         try:
             if wanted := places(records):
-                owed = self._owed(settings, counted, wanted, now)
+                self._warn_of_no_key(settings, wanted)
+                owed = await asyncio.to_thread(make, settings, counted, wanted, now)
         except Exception as error:  # one that cannot be made must not stop the others
             self._trouble(f"no report of {counted.day} to {counted.domain} can be made: {error!r}")
         await self._store.made(counted, owed)
@@ -186,49 +187,17 @@ class Reporter:
         else:
             await self._store.make_later(counted, again)
 
-    def _owed(
-        self, settings: ReportSettings, counted: Counted, wanted: Sequence[Place], now: datetime
-    ) -> Sequence[Owed]:
-        tally = Tally.unpacked(counted.tally)
-        subject = Subject(
-            day=counted.day,
-            domain=counted.domain,
-            organization=settings.organization,
-            contact=settings.contact,
-            hostname=settings.hostname,
-        )
-        report = compressed(document(subject, tally))
-        return [self._owed_to(place, subject, tally, report, settings, now) for place in wanted]
-
-    def _owed_to(
-        self, place: Place, subject: Subject, tally: Tally, report: bytes, settings: ReportSettings, now: datetime
-    ) -> Owed:
-        message_id = new_id(now)
-        return Owed(
-            day=subject.day,
-            domain=subject.domain,
-            place=str(place),
-            id=message_id,
-            content=self._mail(subject, report, message_id, place, settings) if isinstance(place, ByMail) else report,
-            sessions=tally.sessions,
-            failed=tally.failed,
-            due=now,
-            first=now,
-        )
-
-    def _mail(self, subject: Subject, report: bytes, message_id: str, place: ByMail, settings: ReportSettings) -> bytes:
-        if settings.dkim is None and not self._warned:
+    def _warn_of_no_key(self, settings: ReportSettings, wanted: Sequence[Place]) -> None:
+        by_mail = any(isinstance(place, ByMail) for place in wanted)
+        if by_mail and settings.dkim is None and not self._warned:
             self._warned = True
             self._events(Warned(about="tls.report.dkim_key_file", detail=UNSIGNED))
-        sign = signer(settings.dkim, settings.sender.domain)
-        return content(subject, report, message_id=message_id, sender=settings.sender, to=place.address, sign=sign)
 
     # handing over
 
     async def _hand_over(self, owed: Owed) -> None:
         if owed.by_mail:
-            await self._post.queue(message_of(owed.id, owed.content), owed.content)
-            await self._done(owed)
+            await self._queue(owed)
             return
         trouble = await self._posted(owed)
         now = self._clock()
@@ -238,6 +207,15 @@ class Reporter:
             await self._store.hand_over_later(owed, again)
         else:
             await self._done(owed, trouble=trouble)
+
+    async def _queue(self, owed: Owed) -> None:
+        try:
+            message = message_of(owed.id, owed.content)
+        except ValueError as error:  # damaged since; it must not stop the others
+            await self._done(owed, trouble=str(error))
+            return
+        await self._post.queue(message, owed.content)
+        await self._done(owed)
 
     async def _posted(self, owed: Owed) -> str:
         """Send it; return what was wrong, empty for nothing."""

@@ -52,6 +52,14 @@ def configured(destination: str, settings: RouteSettings) -> tuple[TlsPolicy, Tl
     return settings.tls, settings.tls_setup
 
 
+def asks_for_dane(destination: str, settings: RouteSettings) -> bool:
+    """Whether TLSA records of the exchangers of `destination` are asked for, where DANE works: the same rule says."""
+    for rule in settings.tls_rules:
+        if any(matches(pattern, destination) for pattern in rule.match):
+            return rule.dane
+    return True
+
+
 def asks_for_sts(destination: str, settings: RouteSettings) -> bool:
     """Whether a policy of MTA-STS that `destination` may have is heeded: the same rule says."""
     for rule in settings.tls_rules:

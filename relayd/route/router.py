@@ -180,10 +180,12 @@ class Router:
 
 def _exchanger_site(key: str, hosts: tuple[tuple[Host, ...], ...], destination: str, settings: RouteSettings) -> Site:
     level, setup = configured(destination, settings)
+    dane = policy.asks_for_dane(destination, settings)
     return Site(
-        key=key + label(level, setup, settings),
+        key=key + label(level, setup, settings) + ("" if dane else "#no-dane"),
         hosts=hosts,
         tls=level,
+        dane=dane,
         setup=setup,
         source_addresses=settings.source_addresses,
         address_family=settings.address_family,

@@ -52,6 +52,7 @@ class TlsRule:
     match: tuple[str, ...]
     level: TlsPolicy
     setup: TlsSetup
+    dane: bool = True
     mta_sts: bool = True
 
     def __post_init__(self) -> None:

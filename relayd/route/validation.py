@@ -72,8 +72,7 @@ class DaneAvailability:
     async def look(self) -> timedelta:
         """Look once; return after what time to look again."""
         self._reloaded.clear()
-        found = await self._resolver.validation() if self._wanted else Unfit("")
-        match found:
+        match await self._found():
             case Validates():
                 self._turn(on=True)
                 self._told, wait = "", SELDOM
@@ -88,6 +87,14 @@ class DaneAvailability:
         if not self._reloaded.is_set():
             self._known.set()
         return wait
+
+    async def _found(self) -> Validation:
+        if not self._wanted:
+            return Unfit("")
+        try:
+            return await self._resolver.validation()
+        except Exception as error:  # our own trouble, and no reason to keep all mail waiting
+            return Unknown(repr(error))
 
     def _turn(self, *, on: bool) -> None:
         if on is self._works:

@@ -180,9 +180,9 @@ def _ignore(told: object) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """The log and the index of the old file must not meet the new one."""
+    """The logs and the index of the old file must not meet the new one."""
     os.replace(path, f"{path}.damaged")
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-wal", "-shm", "-journal"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 

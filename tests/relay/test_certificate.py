@@ -53,6 +53,7 @@ def test_where_a_library_finds_a_key_none_other_is_found(at: int, by: int) -> No
         (SERVER.der[:4], b"\x30\x80"),  # no length: until its end is told
         (SERVER.der[:1], b"\x31"),
     ],
+    ids=["long form of a tag", "no length", "another tag"],
 )
 def test_an_encoding_that_others_might_read_otherwise_has_no_key(before: bytes, after: bytes) -> None:
     assert public_key(after + SERVER.der.removeprefix(before)) is None

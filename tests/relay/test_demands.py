@@ -115,20 +115,20 @@ async def test_a_host_that_a_policy_in_testing_mode_does_not_name_is_used_and_to
 @pytest.mark.parametrize(
     ("status", "named", "told"),
     [
-        (EnhancedStatus(4, 7, 5), False, True),
-        (EnhancedStatus(4, 7, 10), False, False),
-        (EnhancedStatus(4, 4, 3), False, False),
-        (EnhancedStatus(4, 4, 3), True, False),
+        (EnhancedStatus(4, 7, 5), False, (TlsResult.VALIDATION_FAILURE, Source.MTA_STS)),
+        (EnhancedStatus(4, 7, 10), False, (TlsResult.DNSSEC_INVALID, Source.DANE)),
+        (EnhancedStatus(4, 4, 3), False, None),
+        (EnhancedStatus(4, 4, 3), True, None),
     ],
 )
-async def test_a_host_that_an_enforced_policy_does_not_name_is_told_of_without_a_connection(
-    bench: Bench, status: EnhancedStatus, named: bool, told: bool
+async def test_a_host_that_a_policy_bars_is_told_of_without_a_connection(
+    bench: Bench, status: EnhancedStatus, named: bool, told: tuple[TlsResult, Source] | None
 ) -> None:
     bench.book.known["mx1.test"] = Deferred(scope=Scope.HOST, reason="no", status=status)
     sts = Sts(enforce=True, hosts=frozenset({"mx1.test"} if named else ()))
     assert (await bench.run(a_site(25, sts=sts), [a_delivery()])).failure is not None
 
-    expected = [("mx1.test", "", TlsResult.VALIDATION_FAILURE, Source.MTA_STS)] if told else []
+    expected = [("mx1.test", "", *told)] if told else []
     assert [(each.host, each.address, each.result, each.source) for each in bench.sessions] == expected
 
 

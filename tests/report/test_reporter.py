@@ -5,10 +5,12 @@ The spool, the name server and the HTTPS server are real; the clock and the chan
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email import message_from_bytes
@@ -27,6 +29,7 @@ from relayd.mail.recipient import Status
 from relayd.mail.report import Counted, Owed
 from relayd.mail.tls import Source, TlsResult, TlsSession, TlsWish
 from relayd.plugs import NamesPort, PostPort, TextsPort
+from relayd.report.counting import Tally
 from relayd.report.reporter import WRITE, Reporter
 from relayd.report.settings import ReportSettings
 from relayd.route.resolver import DnsResolver
@@ -65,13 +68,24 @@ class Died(Exception):
 
 
 class MortalFile(ReportsFile):
-    """A file whose process may be killed just before, or just after, a step."""
+    """A file whose process may be killed just before, or just after, a step, and that may be slow."""
 
     _step, _done = "", False
+    gate: asyncio.Event | None = None  # what is written is not told of before it opens
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.added = asyncio.Event()
 
     def dies(self, step: str, *, done: bool) -> None:
         """Let it be killed at that step; empty: at none."""
         self._step, self._done = step, done
+
+    async def add(self, changes: Mapping[tuple[date, str], Callable[[str | None], str]]) -> None:
+        await super().add(changes)
+        if self.gate is not None:
+            self.added.set()
+            await self.gate.wait()
 
     async def made(self, counted: Counted, owed: Sequence[Owed]) -> None:
         self._maybe("made", done=False)
@@ -282,6 +296,23 @@ async def test_while_it_cannot_be_written_it_is_counted_in_memory(world: World) 
     await world.next_day()
     ((_, file),) = await world.queued()
     assert report_in(file)["policies"][0]["summary"]["total-successful-session-count"] == 4
+
+
+async def test_what_is_being_written_when_it_stops_counts_once(world: World) -> None:
+    world.store.gate = asyncio.Event()
+    world.reporter.session(GOOD)
+    task = asyncio.create_task(world.reporter.round())
+    await world.store.added.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    world.store.gate.set()
+    with suppress(asyncio.CancelledError):
+        await task
+    await world.end()
+    await world.begin()
+
+    (kept,) = await world.store.counted()
+    assert Tally.unpacked(kept.tally).sessions == 1
 
 
 # making
@@ -508,6 +539,25 @@ async def test_a_queue_that_takes_nothing_now_gets_it_later(world: World) -> Non
     assert len(world.reported) == 1
 
 
+async def test_a_report_that_was_damaged_since_stops_no_other(world: World) -> None:
+    world.wanted("mailto:tls@sink.test")
+    world.wanted("mailto:tls@sink.test", domain="other.test")
+    await world.counted(GOOD, replace(GOOD, domains=("other.test",)))
+    world.store.dies("made", done=True)
+    with suppress(Died):
+        await world.next_day()
+    world.store.dies("", done=False)
+    with closing(sqlite3.connect(world.root / NAME)) as connection, connection:
+        connection.execute("UPDATE owed SET content = x'00' WHERE domain = 'other.test'")
+    await world.rounds()
+
+    assert len(await world.queued()) == 1
+    assert {event.domain: event.trouble for event in world.reported} == {
+        DOMAIN: "",
+        "other.test": "not the mail of a report",
+    }
+
+
 # crashes
 
 
@@ -549,6 +599,8 @@ async def test_a_mail_that_has_left_already_is_not_queued_again(world: World) ->
     await world.rounds()
 
     assert await world.queued() == []
+    assert len(world.arrived) == 1
+    assert not world.spool.bodies.exists(world.arrived[0].id)
     assert await world.store.owed() == []
     assert len(world.reported) == 1
 

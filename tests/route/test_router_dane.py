@@ -11,10 +11,10 @@ import pytest
 
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.route import Host, Site
-from relayd.mail.tls import Dane, Demand, Source, Tlsa, TlsPolicy
+from relayd.mail.tls import Dane, Demand, Source, Tlsa, TlsPolicy, TlsSetup
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
-from relayd.route.settings import DnsSettings, RouteRule
+from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from tests.route.world import OWN, SETTINGS, World
 from tests.support.certificates import certify
 from tests.support.dns import FaultyDns
@@ -94,6 +94,18 @@ async def test_without_records_it_is_as_if_there_were_no_dane(world: DaneWorld, 
 
     assert await world.demand("example.org") == PLAIN
     assert world.asked_for_records() == [TLSA]
+
+
+async def test_where_the_operator_says_so_no_records_are_asked_for_and_the_key_tells_it(world: DaneWorld) -> None:
+    world.publish(RECORD)
+    rule = TlsRule(match=("example.org",), level=TlsPolicy.OPPORTUNISTIC, setup=TlsSetup(), dane=False)
+    world.router = world.routed(replace(SETTINGS, tls_rules=(rule,)))
+
+    assert await world.demand("example.org") == PLAIN
+    assert world.asked_for_records() == []
+    where = await world.router.route("example.org")
+    assert isinstance(where, Site)
+    assert where.key.endswith("#no-dane")
 
 
 async def test_of_insecure_addresses_no_records_are_asked_for(world: DaneWorld) -> None:

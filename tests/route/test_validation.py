@@ -12,6 +12,7 @@ import pytest
 from relayd.mail.events import Event, Lifecycle, Warned
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
+from relayd.route.trust import Validation
 from relayd.route.validation import AGAIN, SELDOM, SOON, DaneAvailability
 from tests.support.dns import FaultyDns
 
@@ -159,3 +160,21 @@ async def test_a_reload_during_a_look_makes_its_answer_count_for_nothing(server:
 
         assert not await ground.dane.works()
     assert len(server.queries) == 4
+
+
+async def test_trouble_of_our_own_keeps_nobody_waiting() -> None:
+    class Broken:
+        async def validation(self) -> Validation:
+            raise RuntimeError("a bug")
+
+        def ask_for_security(self, wanted: bool) -> None:
+            raise AssertionError(wanted)
+
+    events: list[Event] = []
+    dane = DaneAvailability(Broken(), events.append, lambda: None, wanted=True)
+
+    await dane.look()
+
+    assert not await dane.works()
+    (warning,) = events
+    assert "a bug" in str(warning)

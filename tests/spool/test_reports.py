@@ -111,7 +111,9 @@ async def test_what_was_tried_in_vain_waits(store: ReportsFile) -> None:
     assert (again.tries, again.first, again.tally) == (1, NOW, "x")
 
 
-async def test_a_report_that_is_made_ends_the_count_and_is_owed_to_each_place(store: ReportsFile) -> None:
+async def test_a_report_that_is_made_ends_the_count_and_is_owed_to_each_place(
+    store: ReportsFile, tmp_path: Path
+) -> None:
     (counted,) = await planned(store, "a.example")
     both = [owed_to("mailto:x@a.example", counted), owed_to("https://a.example/", counted)]
     await store.made(counted, both)
@@ -122,6 +124,8 @@ async def test_a_report_that_is_made_ends_the_count_and_is_owed_to_each_place(st
         both, key=lambda owed: owed.place
     )
     assert await store.next_due() == NOW
+    with closing(sqlite3.connect(tmp_path / NAME)) as connection:
+        assert connection.execute("SELECT tally FROM counted").fetchall() == [("",)]
 
 
 async def test_a_report_is_made_once(store: ReportsFile) -> None:
