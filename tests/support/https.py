@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from typing import Self
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def policy_host_address(number: int = 0) -> str:
+    """Return a loopback address for a server on port 443: of this process alone, since there is but one such port."""
+    return f"127.{44 + number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 
 
 @dataclass(frozen=True, slots=True)

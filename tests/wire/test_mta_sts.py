@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -21,22 +20,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.https import Handler, HttpsServer, answering
+from tests.support.https import Handler, HttpsServer, answering, policy_host_address
 from tests.support.process import Daemon, wait_until
 from tests.support.smtp import Answer, Authority, Script, ScriptedServer, serving
 from tests.support.world import World, with_and_without_workers
 from tests.wire.test_tls import trusting
 
 
-def address(number: int = 0) -> str:
-    """Return an address for a policy host: of this process alone, since all use one port."""
-    return f"127.{44 + number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
-
-
 def unavailable() -> str:
     """Say why no policy host can listen here, empty if one can."""
     try:
-        with socket.create_server((address(), 443)):
+        with socket.create_server((policy_host_address(), 443)):
             return ""
     except OSError as error:
         return f"port 443: {error.strerror}"
@@ -103,7 +97,7 @@ class Scene:
         """Serve a policy while the context lasts, at the policy hosts `names`; with a certificate for `named`."""
         names = names or (POLICY_HOST,)
         context = (by or self.authority).server(*((named,) if named else names), expired=expired)
-        server = HttpsServer(context, host=address(number), port=443)
+        server = HttpsServer(context, host=policy_host_address(number), port=443)
         server.answers[PATH] = answer
         for name in names:
             self.world.dns.a(name, server.host)
@@ -121,6 +115,19 @@ class Scene:
         self.world.configure(retry=retry or SELDOM, timeouts={"starttls": "2s"}, **sections)
         with self.world.relaying(environment=self.environment) as daemon:
             yield daemon
+
+    def reported(self) -> dict[str, Reported]:
+        """Return what the daemon, which has ended, would report to each domain."""
+        said = json.loads(self.world.command("tls-report", "--json").stdout)
+        found: dict[str, Reported] = {}
+        for each in said["counted"]:
+            for policy in each["report"]["policies"]:
+                kind = policy["policy"]["policy-type"]
+                results = found.setdefault(each["domain"], {})
+                for failure in policy.get("failure-details", []):
+                    host = failure.get("receiving-mx-hostname", "")
+                    results.setdefault((kind, host), set()).add(failure["result-type"])
+        return found
 
     @property
     def known(self) -> Path:
@@ -158,12 +165,26 @@ MODES = ("enforce", "testing", "enforce, and a second host")
 flawed = pytest.mark.parametrize("flaw", FLAWS)
 
 
+Reported = dict[tuple[str, str], set[str]]  # what went wrong, by kind of policy and host
+RESULTS = {
+    "another name": "certificate-host-mismatch",
+    "the domain's name": "certificate-host-mismatch",
+    "another authority": "certificate-not-trusted",
+    "expired": "certificate-expired",
+    "no STARTTLS": "starttls-not-supported",
+    "STARTTLS refused": "starttls-not-supported",
+    "handshake cut off": "validation-failure",
+    "HELO only": "starttls-not-supported",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What became of a message: the first line of the log about it, and the host with the flaw."""
+    """What became of a message: the first line of the log about it, the host with the flaw, and what is reported."""
 
     line: str
     host: ScriptedServer
+    report: Reported
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +214,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> dic
             waiting = {each["address"] for each in listed if each["status"] == "deferred"}
             assert waiting == {f"bob@{domain}" for domain in table if table[domain][0] == "enforce"}
             assert "status=failed" not in daemon.log
-    return {case: Case(lines[domain], hosts[domain]) for domain, case in table.items()}
+        found = scene.reported()
+    return {case: Case(lines[domain], hosts[domain], found[domain]) for domain, case in table.items()}
 
 
 class TestEnforced:
@@ -233,6 +255,14 @@ class TestEnforced:
         assert case.host.connections
         assert untouched(case.host)
 
+    @flawed
+    def test_each_failure_is_reported_under_its_name(self, cases: dict[tuple[str, str], Case], flaw: str) -> None:
+        for mode in MODES:
+            case = cases[mode, flaw]
+            ((kind, host), results), *others = case.report.items()
+            assert (kind, host[:4], others) == ("sts", "mx1.", [])
+            assert results == {RESULTS[flaw]}
+
     def test_a_host_that_the_policy_does_not_name_is_not_even_asked(self, scene: Scene) -> None:
         stray, meant = scene.exchanger(MX1), scene.exchanger(MX2)
         scene.domain(MX1, MX2)
@@ -241,6 +271,7 @@ class TestEnforced:
             scene.world.send(f"bob@{D}")
             daemon.logged(rf"status=delivered .*host={MX2} ")
         assert (stray.connections, len(meant.taken)) == ([], 1)
+        assert scene.reported() == {D: {("sts", MX1): {"validation-failure"}}}
 
     def test_the_reason_can_be_asked_for(self, scene: Scene) -> None:
         scene.exchanger(MX1)
@@ -308,7 +339,7 @@ class TestTesting:
         scene.domain(MX2, name="bad.test")
         scene.publish()
         scene.world.dns.txt("_mta-sts.bad.test", "v=STSv1; id=1")
-        scene.world.dns.a("mta-sts.bad.test", address())
+        scene.world.dns.a("mta-sts.bad.test", policy_host_address())
         names = (POLICY_HOST, "mta-sts.bad.test")
         with scene.policy_host(policy("testing"), *names), scene.relaying() as daemon:
             scene.world.send(f"bob@{D}")
@@ -324,6 +355,7 @@ class TestTesting:
         with scene.policy_host(policy("testing", MX2)), scene.relaying() as daemon:
             scene.world.send(f"bob@{D}")
             daemon.logged(rf"r=bob@{D} status=delivered")
+        assert scene.reported() == {D: {("sts", MX1): {"validation-failure"}}}
 
 
 NO_POLICIES: dict[str, dict[str, Any]] = {
@@ -345,10 +377,26 @@ NO_POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
+UNFETCHED = {
+    **dict.fromkeys(("404", "redirect", "too large"), "sts-policy-fetch-error"),
+    **dict.fromkeys(("another type", "no policy", "too old"), "sts-policy-invalid"),
+    **dict.fromkeys(("another name", "another authority", "expired"), "sts-webpki-invalid"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What became of a message to a domain without a policy: the line of the log about it, the paths that were asked of
+    the policy host, and what is reported."""
+
+    line: str
+    asked: set[str]
+    report: Reported
+
+
 @pytest.fixture(scope="module")
-def lacking(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> dict[str, tuple[str, set[str]]]:
-    """A domain for each lack, all served by one daemon: the line about a message to it, and what was asked of its
-    policy host, which would have an enforced policy but for the lack."""
+def lacking(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> dict[str, Lacking]:
+    """A domain for each lack, all served by one daemon; its policy host would have an enforced policy but for that."""
     with World(tmp_path_factory.mktemp("mta-sts"), processes=0) as world, ExitStack() as stack:
         scene = Scene(world, authority, stack)
         scene.exchanger(MX1, EHLO=WITHOUT)
@@ -374,22 +422,30 @@ def lacking(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> d
         with scene.relaying() as daemon:
             world.send(*(f"bob@d{number}.test" for number in range(len(servers))))
             lines = [daemon.logged(rf"r=bob@d{number}\.test status=").string for number in range(len(servers))]
+        reported = scene.reported()
     asked = {lack: {request.path for request in server.requests} for lack, server in servers.items()}
-    return {lack: (line, asked[lack]) for lack, line in zip(NO_POLICIES, lines, strict=True)}
+    return {
+        lack: Lacking(line, asked[lack], reported.get(f"d{number}.test", {}))
+        for number, (lack, line) in enumerate(zip(NO_POLICIES, lines, strict=True))
+    }
 
 
 class TestWithoutAPolicy:
     @pytest.mark.parametrize("lack", NO_POLICIES)
-    def test_mail_goes_as_if_there_were_none(self, lacking: dict[str, tuple[str, set[str]]], lack: str) -> None:
-        line, asked = lacking[lack]
-        assert re.search("status=delivered .*n=1", line)
-        assert asked == ({PATH} if "answer" in NO_POLICIES[lack] else set())
+    def test_mail_goes_as_if_there_were_none(self, lacking: dict[str, Lacking], lack: str) -> None:
+        assert re.search("status=delivered .*n=1", lacking[lack].line)
+        assert lacking[lack].asked == ({PATH} if "answer" in NO_POLICIES[lack] else set())
+
+    @pytest.mark.parametrize("lack", NO_POLICIES)
+    def test_what_cannot_be_fetched_is_reported(self, lacking: dict[str, Lacking], lack: str) -> None:
+        told = {("sts", ""): {UNFETCHED[lack]}} if lack in UNFETCHED else {}
+        assert {key: results for key, results in lacking[lack].report.items() if key[0] == "sts"} == told
 
     def test_nobody_listens_at_the_policy_host(self, scene: Scene) -> None:
         scene.exchanger(MX1, EHLO=WITHOUT)
         scene.domain(MX1)
         scene.publish()
-        scene.world.dns.a(POLICY_HOST, address())
+        scene.world.dns.a(POLICY_HOST, policy_host_address())
         with scene.relaying() as daemon:
             scene.world.send(f"bob@{D}")
             daemon.logged(rf"r=bob@{D} status=delivered .*n=1")
@@ -486,9 +542,9 @@ def test_a_policy_host_that_does_not_answer_keeps_mail_waiting_for_seconds_only(
     scene.exchanger(MX1, EHLO=WITHOUT)
     scene.domain(MX1)
     scene.publish()
-    scene.world.dns.a(POLICY_HOST, address())
+    scene.world.dns.a(POLICY_HOST, policy_host_address())
     scene.domain(MX1, name="quick.test")
-    with socket.create_server((address(), 443)), scene.relaying() as daemon:
+    with socket.create_server((policy_host_address(), 443)), scene.relaying() as daemon:
         scene.world.send(f"bob@{D}")
         scene.world.send("ann@quick.test")
         daemon.logged(r"r=ann@quick\.test status=delivered")

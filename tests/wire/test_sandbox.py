@@ -6,6 +6,7 @@ Which ones are not set, and why: `tests.support.sandbox.NOT_REPRODUCED`.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,8 +16,10 @@ import pytest
 
 from relayd.demo.dns import DnsServer
 from tests.support import sandbox
+from tests.support.https import HttpsServer, policy_host_address
 from tests.support.mta import SmtpSink, free_port
 from tests.support.process import Daemon, write_config
+from tests.support.smtp import Authority
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "relayd.service"
@@ -49,8 +52,10 @@ async def dns() -> AsyncIterator[DnsServer]:
         yield server
 
 
-def confined(tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments: str, processes: int = 0) -> Daemon:
-    """Return a daemon, not started yet, for mail exchangers at `port`."""
+def confined(
+    tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments: str, processes: int = 0, ca: Path | None = None
+) -> Daemon:
+    """Return a daemon, not started yet, for mail exchangers at `port`; it trusts whoever `ca` certifies."""
     config = write_config(
         tmp_path / "config.toml",
         {
@@ -66,8 +71,8 @@ def confined(tmp_path: Path, spool: Path, dns: DnsServer, port: int, *arguments:
             "dns": {"nameservers": [dns.address]},
         },
     )
-    prefix = sandbox.prefix(UNIT, user=USER, writable=[spool], visible=[config])
-    return Daemon(config, *arguments, prefix=prefix)
+    prefix = sandbox.prefix(UNIT, user=USER, writable=[spool], visible=[config, *([ca] if ca else [])])
+    return Daemon(config, *arguments, prefix=prefix, environment={"SSL_CERT_FILE": str(ca)} if ca else {})
 
 
 def drop(spool: Path, name: str, owner: str) -> None:
@@ -141,3 +146,25 @@ async def test_a_bounce_is_written_under_the_units_restrictions(tmp_path: Path, 
 async def test_once_ends_under_the_units_restrictions(tmp_path: Path, spool: Path, dns: DnsServer) -> None:
     with confined(tmp_path, spool, dns, free_port(), "--once") as daemon:
         assert await asyncio.to_thread(daemon.wait) == 0
+
+
+async def test_a_policy_is_fetched_and_kept_under_the_units_restrictions(
+    tmp_path: Path, spool: Path, dns: DnsServer
+) -> None:
+    authority, ca = Authority(), tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
+    server = HttpsServer(authority.server("mta-sts.example.net"), host=policy_host_address(), port=443)
+    text = b"version: STSv1\nmode: testing\nmx: mx.example.net\nmax_age: 86400\n"
+    server.answers["/.well-known/mta-sts.txt"] = text
+    dns.txt("_mta-sts.example.net", "v=STSv1; id=1")
+    dns.a("mta-sts.example.net", server.host)
+    async with server:
+        with SmtpSink() as sink, confined(tmp_path, spool, dns, sink.port, ca=ca) as daemon:
+            await asyncio.to_thread(daemon.ready)
+            drop(spool, "one", owner=USER)
+            await asyncio.to_thread(sink.wait_for, 1)
+
+    kept = spool / "mta-sts" / "example.net"
+    assert json.loads(kept.read_text())["policy"] == text.decode().splitlines()
+    assert (kept.stat().st_mode & 0o777, kept.owner()) == (0o600, USER)
+    assert "event=degraded" not in daemon.log
