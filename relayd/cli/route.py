@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
-from relayd.cli.shown import printable
+from relayd.cli.shown import iso_time, printable, short_time
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.cli.way import Step, Way, find, router_of
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
 from relayd.mail.tls import Dane, Demand, Sts, TlsPolicy
 from relayd.route.policy import BrokenDane, DaneVerdict
+from relayd.route.sts import StsPolicy
 
 EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
 
@@ -68,6 +69,7 @@ def way_summary(way: Way) -> dict[str, Any]:
         "failure": None if site else _failure(way.where),
         "configured": site.tls.value if site else None,
         "mta_sts": _sts(site.sts) if site and site.sts else None,
+        "mta_sts_policy": _policy(way.policy) if way.policy else None,
         "hosts": [_host(step) for step in way.steps],
     }
 
@@ -93,6 +95,10 @@ def _failure(outcome: object) -> dict[str, Any]:
 
 def _sts(sts: Sts) -> dict[str, Any]:
     return {"mode": "enforce" if sts.enforce else "testing", "hosts": sorted(sts.hosts)}
+
+
+def _policy(policy: StsPolicy) -> dict[str, Any]:
+    return {"id": policy.id, "mode": policy.mode.value, "mx": list(policy.mx), "until": iso_time(policy.expires)}
 
 
 def _dane(dane: DaneVerdict) -> dict[str, Any]:
@@ -125,12 +131,21 @@ def way_lines(way: Way) -> Iterator[str]:
     site = way.where
     yield f"{way.destination}, to the site {site.key}"
     yield f"  {'configured':12}{site.tls.value}"
-    if site.sts:
-        hosts = ", ".join(sorted(site.sts.hosts)) or "none of these hosts"
-        yield f"  {'MTA-STS':12}{'enforce' if site.sts.enforce else 'testing'}: {hosts}"
+    if way.policy:
+        until = short_time(way.policy.expires)
+        yield f"  {'MTA-STS':12}{_sts_words(site.sts)} (policy {way.policy.id}, until {until})"
+    elif not site.configured:
+        yield f"  {'MTA-STS':12}none"
     for step in way.steps:
         yield ""
         yield from _step_lines(step)
+
+
+def _sts_words(sts: Sts | None) -> str:
+    if sts is None:
+        return "none"
+    hosts = ", ".join(sorted(sts.hosts)) or "none of these hosts"
+    return f"{'enforce' if sts.enforce else 'testing'}: {hosts}"
 
 
 def _step_lines(step: Step) -> Iterator[str]:

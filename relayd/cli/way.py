@@ -19,6 +19,7 @@ from relayd.route.own import own_addresses
 from relayd.route.policy import DaneVerdict
 from relayd.route.resolver import DnsResolver
 from relayd.route.router import Router
+from relayd.route.sts import StsPolicy
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
 from relayd.route.validation import DaneAvailability
@@ -39,11 +40,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """All of it; `steps` is empty where there is no site."""
+    """All of it; `policy` is MTA-STS's, `steps` is empty where there is no site."""
 
     subject: str
     destination: str
     where: Site | Deferred | Failed
+    policy: StsPolicy | None = None
     steps: tuple[Step, ...] = ()
 
 
@@ -95,11 +97,12 @@ async def find(router: Router, subject: str) -> Way:
     """Ask the way."""
     destination = destination_of(subject)
     where = await router.route(destination)
-    steps = []
+    policy, steps = None, []
     if isinstance(where, Site):
+        policy = await router.policy(destination)
         for preference, group in enumerate(where.hosts, 1):
             steps += [await _step(router, destination, where, host, preference) for host in group]
-    return Way(subject=subject, destination=destination, where=where, steps=tuple(steps))
+    return Way(subject=subject, destination=destination, where=where, policy=policy, steps=tuple(steps))
 
 
 async def _step(router: Router, destination: str, site: Site, host: Host, preference: int) -> Step:

@@ -10,6 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from relayd.mail.reply import EnhancedStatus
+
+# RFC 3463 section 3.8, cryptographic failure: a host did not prove what it has to, or is not one of those named.
+UNTRUSTED = EnhancedStatus(4, 7, 5)
+UNKNOWN_DEMAND = EnhancedStatus(4, 7, 10)  # encryption is needed (RFC 5248's registry): nobody can say of which kind
+
 
 class TlsPolicy(Enum):
     """What a connection demands of TLS (RFC 3207), weakest first."""

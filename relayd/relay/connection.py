@@ -25,11 +25,12 @@ import aiosmtplib.auth
 from relayd.mail.errors import SessionError
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Target
+from relayd.mail.tls import UNTRUSTED
 from relayd.relay.greeting import await_greeting
 from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.tls import result_of
-from relayd.relay.wire import LOST, PROTOCOL, UNTRUSTED, ConnectionFailed, TlsHandshakeFailed, Wire
+from relayd.relay.wire import LOST, PROTOCOL, ConnectionFailed, TlsHandshakeFailed, Wire
 
 NO_ANSWER = EnhancedStatus(4, 4, 1)  # RFC 3463 section 3.5: no answer from host
 

@@ -10,7 +10,7 @@ from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site, Target
-from relayd.mail.tls import Evidence, TlsPolicy, TlsResult
+from relayd.mail.tls import UNTRUSTED, Evidence, TlsPolicy, TlsResult
 from relayd.relay.auth import REFUSED
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.connection import Dialling, NewSocket, connect
@@ -22,7 +22,7 @@ from relayd.relay.saying import Encrypt, Patience, TlsFailed
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.tls import TlsContexts, TlsMemory, proof_of
-from relayd.relay.wire import UNTRUSTED, ConnectionFailed, TlsHandshakeFailed, Wire
+from relayd.relay.wire import ConnectionFailed, TlsHandshakeFailed, Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

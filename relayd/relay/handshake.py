@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 from datetime import datetime
 
-from relayd.mail.tls import Demand, Evidence, Proof
+from relayd.mail.tls import UNTRUSTED, Demand, Evidence, Proof
 from relayd.relay.dane import DaneMismatch, authenticate
 from relayd.relay.shown import chain_of
 from relayd.relay.tls import ResumingContext, evidence_of
-from relayd.relay.wire import UNTRUSTED, TlsHandshakeFailed
+from relayd.relay.wire import TlsHandshakeFailed
 
 
 class Handshake:

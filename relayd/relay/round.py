@@ -22,7 +22,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Host, Site, Target
-from relayd.mail.tls import Source, TlsResult, TlsSession
+from relayd.mail.tls import UNKNOWN_DEMAND, UNTRUSTED, Source, TlsResult, TlsSession
 from relayd.relay.chunked_plan import ChunkedEngine
 from relayd.relay.connection import NO_ANSWER
 from relayd.relay.engine import Engine
@@ -36,10 +36,9 @@ from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
 
-SECURITY = 7  # the subject of enhanced codes about it (RFC 3463 section 3.8)
-_BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why the router knows no demand for a host
-    EnhancedStatus(4, 7, 10): (Source.DANE, TlsResult.DNSSEC_INVALID),
-    EnhancedStatus(4, 7, 5): (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
+_BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why there is no demand for a host, but a bar
+    UNKNOWN_DEMAND: (Source.DANE, TlsResult.DNSSEC_INVALID),
+    UNTRUSTED: (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
 }
 STRAY = "the policy does not name this mail exchanger"  # in a report
 
@@ -154,10 +153,10 @@ class Round:
         with self._work.stirring.waiting_for_us():
             found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
-            barred = found.status is not None and found.status.subject == SECURITY
-            self._note(found, barred=barred)
-            if barred:
-                self._tell_barred(host, found)
+            bar = _BARRED.get(found.status)
+            self._note(found, barred=bar is not None)
+            if bar is not None:
+                self._tell_barred(host, found, *bar)
             return []
         return self._equipment.hosts.addresses_in_order(found, self._equipment.clock())[
             : self._equipment.settings.max_addresses
@@ -210,9 +209,8 @@ class Round:
         """Whether reports are to know: they are about mail exchangers, and what these themselves publish."""
         return self._usual and not self._site.configured and bool(self._work.reported)
 
-    def _tell_barred(self, host: Host, why: Deferred | Failed) -> None:
+    def _tell_barred(self, host: Host, why: Deferred | Failed, source: Source, result: TlsResult) -> None:
         """Tell of a host that may not even be connected to."""
-        source, result = _BARRED.get(why.status, (Source.CONFIGURED, TlsResult.VALIDATION_FAILURE))
         if self._reported:
             session = TlsSession(
                 domains=self._work.reported,

@@ -25,7 +25,7 @@ from typing import Protocol
 from relayd.mail.errors import SessionError
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.tls import TlsResult
+from relayd.mail.tls import UNTRUSTED, TlsResult
 from relayd.relay.replies import ProtocolError, ReplyParser
 from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
@@ -33,7 +33,6 @@ from relayd.relay.tls import result_of
 
 LOST = EnhancedStatus(4, 4, 2)  # RFC 3463 section 3.5: bad connection
 PROTOCOL = EnhancedStatus(4, 5, 0)
-UNTRUSTED = EnhancedStatus(4, 7, 5)  # RFC 3463 section 3.8: cryptographic failure
 _HEAVY = 16 * 1024  # octets; what is less leaves at once, or never
 _NO_LINGER = struct.pack("ii", 1, 0)
 

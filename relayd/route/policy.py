@@ -19,12 +19,8 @@ from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.pattern import matches
-from relayd.mail.reply import EnhancedStatus
-from relayd.mail.tls import Dane, Demand, Source, Sts, TlsPolicy, TlsSetup
-from relayd.route.settings import RouteSettings
-
-NOT_ALLOWED = EnhancedStatus(4, 7, 5)  # RFC 3463 section 3.8: cryptographic failure; Postfix uses it for this, too
-BOGUS = EnhancedStatus(4, 7, 10)  # RFC 7672's registry entry is 7.10: encryption needed; nobody can say how
+from relayd.mail.tls import UNKNOWN_DEMAND, UNTRUSTED, Dane, Demand, Source, Sts, TlsPolicy
+from relayd.route.settings import RouteSettings, TlsRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +40,22 @@ class BrokenDane:
 DaneVerdict: TypeAlias = Dane | NoDane | BrokenDane
 
 
-def configured(destination: str, settings: RouteSettings) -> tuple[TlsPolicy, TlsSetup]:
+def rule_for(destination: str, settings: RouteSettings) -> TlsRule:
     """Return what the operator demands of the mail exchangers of `destination`: the first rule that matches says."""
     for rule in settings.tls_rules:
         if any(matches(pattern, destination) for pattern in rule.match):
-            return rule.level, rule.setup
-    return settings.tls, settings.tls_setup
+            return rule
+    return TlsRule(match=("*",), level=settings.tls, setup=settings.tls_setup, mta_sts=settings.mta_sts)
 
 
-def asks_for_dane(destination: str, settings: RouteSettings) -> bool:
-    """Whether TLSA records of the exchangers of `destination` are asked for, where DANE works: the same rule says."""
-    for rule in settings.tls_rules:
-        if any(matches(pattern, destination) for pattern in rule.match):
-            return rule.dane
-    return True
-
-
-def asks_for_sts(destination: str, settings: RouteSettings) -> bool:
-    """Whether a policy of MTA-STS that `destination` may have is heeded: the same rule says."""
-    for rule in settings.tls_rules:
-        if any(matches(pattern, destination) for pattern in rule.match):
-            return rule.mta_sts
-    return settings.mta_sts
-
-
-def label(level: TlsPolicy, setup: TlsSetup, settings: RouteSettings) -> str:
-    """Return what a site's key has behind its hosts where this is not what is configured for all: `#verify`, and a
-    digest of a setup of its own.  Domains with the same exchangers and other demands must not share connections."""
-    if setup != settings.tls_setup:
-        return f"#{level.value}+{hashlib.sha256(repr(setup).encode()).hexdigest()[:8]}"
-    return f"#{level.value}" if level is not settings.tls else ""
+def label(rule: TlsRule, settings: RouteSettings) -> str:
+    """Return what a site's key has behind its hosts where this is not what is configured for all: `#verify`, with a
+    digest of a setup of its own, and `#no-dane`.  Domains with the same exchangers and other demands must not share
+    connections."""
+    level = "" if rule.level is settings.tls else f"#{rule.level.value}"
+    if rule.setup != settings.tls_setup:
+        level = f"#{rule.level.value}+{hashlib.sha256(repr(rule.setup).encode()).hexdigest()[:8]}"
+    return level if rule.dane else f"{level}#no-dane"
 
 
 def fold(
@@ -84,7 +66,7 @@ def fold(
     `level` is the configured one, `pinned` tells of authorities of the operator's own.
     """
     if isinstance(dane, BrokenDane):
-        return Deferred(scope=Scope.HOST, reason=f"DANE for {host}: {dane.why}", status=BOGUS)
+        return Deferred(scope=Scope.HOST, reason=f"DANE for {host}: {dane.why}", status=UNKNOWN_DEMAND)
     encrypting = dane if isinstance(dane, Dane) else None
     if encrypting is not None and encrypting.records:
         if pinned and level is TlsPolicy.VERIFY:
@@ -93,7 +75,7 @@ def fold(
     enforced = sts is not None and sts.enforce
     if sts is not None and enforced and host not in sts.hosts:
         reason = f"MTA-STS: {host} is not a mail exchanger of the domain's policy"
-        return Deferred(scope=Scope.HOST, reason=reason, status=NOT_ALLOWED)
+        return Deferred(scope=Scope.HOST, reason=reason, status=UNTRUSTED)
     if level is TlsPolicy.VERIFY:
         return Demand(level=level, dane=encrypting)
     if enforced:

@@ -16,12 +16,12 @@ from typing import Protocol
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.route import AddressFamily, Host, Site, Target
 from relayd.mail.tls import Demand, TlsPolicy
-from relayd.route import mx, policy, smart_host, sts, targets
+from relayd.route import mx, smart_host, sts, targets
 from relayd.route.answers import Resolver
 from relayd.route.associations import Associations
 from relayd.route.cache import CachingResolver
 from relayd.route.mx import Candidates
-from relayd.route.policy import DaneVerdict, NoDane, configured, fold, label
+from relayd.route.policy import DaneVerdict, NoDane, fold, label, rule_for
 from relayd.route.settings import RouteSettings
 from relayd.route.sts import StsPolicy
 from relayd.route.targets import Sifted, TargetRules
@@ -89,7 +89,15 @@ class Router:
         if isinstance(found, Candidates):
             found = mx.without_self(destination, found, lambda host: host == settings.hostname)
         site = await self._site(destination, found, settings) if isinstance(found, Candidates) else found
-        return await self._under_policy(destination, site, settings) if isinstance(site, Site) else site
+        return await self._under_policy(destination, site) if isinstance(site, Site) else site
+
+    async def policy(self, destination: str) -> StsPolicy | None:
+        """Return the policy of MTA-STS (RFC 8461) that is heeded for `destination`, None if there is none."""
+        settings = self._settings
+        exchangers = not destination.startswith("[") and smart_host.matching(settings.rules, destination) is None
+        if self._policies is None or not exchangers or not rule_for(destination, settings).mta_sts:
+            return None
+        return await self._policies.policy(destination)
 
     async def addresses(
         self, host: Host, site: Site, destinations: Collection[str]
@@ -149,12 +157,10 @@ class Router:
         hosts = mx.groups(those, settings.port)
         return _exchanger_site(mx.site_key(hosts), hosts, destination, settings)
 
-    async def _under_policy(self, destination: str, site: Site, settings: RouteSettings) -> Site:
-        """Return the site as the domain's own policy has it (RFC 8461)."""
-        if self._policies is None or not policy.asks_for_sts(destination, settings):
-            return site
+    async def _under_policy(self, destination: str, site: Site) -> Site:
+        """Return the site as the domain's own policy has it."""
         hosts = [host.name for group in site.hosts for host in group]
-        applied = sts.applied(await self._policies.policy(destination), hosts)
+        applied = sts.applied(await self.policy(destination), hosts)
         return replace(site, key=site.key + sts.label(applied, hosts), sts=applied)
 
     def _literal(self, destination: str, settings: RouteSettings) -> Site | Failed:
@@ -179,14 +185,13 @@ class Router:
 
 
 def _exchanger_site(key: str, hosts: tuple[tuple[Host, ...], ...], destination: str, settings: RouteSettings) -> Site:
-    level, setup = configured(destination, settings)
-    dane = policy.asks_for_dane(destination, settings)
+    rule = rule_for(destination, settings)
     return Site(
-        key=key + label(level, setup, settings) + ("" if dane else "#no-dane"),
+        key=key + label(rule, settings),
         hosts=hosts,
-        tls=level,
-        dane=dane,
-        setup=setup,
+        tls=rule.level,
+        dane=rule.dane,
+        setup=rule.setup,
         source_addresses=settings.source_addresses,
         address_family=settings.address_family,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.tls import Dane, Demand, Source, Sts, Tlsa, TlsPolicy, TlsSetup, TlsVersion
-from relayd.route.policy import BrokenDane, DaneVerdict, NoDane, configured, fold, label
+from relayd.route.policy import BrokenDane, DaneVerdict, NoDane, fold, label, rule_for
 from relayd.route.settings import RouteSettings, TlsRule
 
 MX = "mx1.example.org"
@@ -89,8 +89,8 @@ def test_the_first_rule_that_matches_says_what_is_demanded_and_the_key_says_so()
     )
 
     def of(destination: str) -> tuple[TlsPolicy, str]:
-        level, setup = configured(destination, settings)
-        return level, label(level, setup, settings)
+        rule = rule_for(destination, settings)
+        return rule.level, label(rule, settings)
 
     assert of("mail.example.net") == (VERIFY, "#verify")
     assert of("example.net") == (NEVER, "#none")
