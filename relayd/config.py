@@ -1,28 +1,20 @@
 """config.toml becomes frozen settings; every mistake is found at once, each with its key and line.
 
-What there is to set is in sections.py.  pydantic checks the types; durations and sizes are turned from words first.
-Only `daemon` and `cli` see the whole; each stage gets the settings it asks for.
+What there is to set is in sections.py, how tables are read in toml_tables.py; here is what types cannot say.  Only
+`daemon` and `cli` see the whole; each stage gets the settings it asks for.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import ipaddress
-import json
-import re
 import tomllib
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from relayd import tls_files
 from relayd.credentials import CredentialsReader
 from relayd.mail.address import Address, check_local_part, parse_domain
-from relayd.mail.duration import parse_duration
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.tls import TlsSetup
@@ -35,7 +27,6 @@ from relayd.schedule.settings import SiteLimits, SiteRule
 from relayd.sections import (
     SECTIONS,
     Config,
-    Octets,
     RelaySection,
     ReportSection,
     RouteSection,
@@ -45,15 +36,11 @@ from relayd.sections import (
     listed,
 )
 from relayd.tokens.settings import TokenRule
-
-T = TypeVar("T")
+from relayd.toml_tables import TomlTables, suggestion
 
 MAX_PROCESSES = 64
 MAX_ORGANIZATION = 200  # characters
 REPORT = "tls.report"
-
-_SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
-_FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def load(path: Path, *, unit: bool = True) -> Config:
@@ -69,33 +56,33 @@ def load(path: Path, *, unit: bool = True) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    reader = _Reader(path, text, unit=unit)
-    config = reader.read(tables)
-    if reader.mistakes:
-        raise ConfigError(*reader.mistakes)
+    told = TomlTables(path, text)
+    config = _Reader(path, told, unit=unit).read(tables)
+    if told.mistakes:
+        raise ConfigError(*told.mistakes)
     return config
 
 
 class _Reader:
-    """Reads the tables of one file and gathers the mistakes."""
+    """Makes a Config of the tables of one file; what is wrong with them is told to `tables`."""
 
-    def __init__(self, path: Path, text: str, *, unit: bool) -> None:
-        self.mistakes: list[str] = []
+    def __init__(self, path: Path, tables: TomlTables, *, unit: bool) -> None:
         self._unit = unit
         self._token_rules: list[TokenRule] = []
         self._path = path
-        self._lines = text.splitlines()
+        self._tables = tables
+        self._mistake = tables.mistake
         self._spool = path.parent
         self._setup = TlsSetup()
 
     def read(self, tables: dict[str, Any]) -> Config:
         for name in tables:
             if name not in (known := [*SECTIONS, "aliases", "route", "site"]):
-                self._mistake(name, "no such section" + _suggestion(name, known))
+                self._mistake(name, "no such section" + suggestion(name, known))
         tls = tables["tls"] if isinstance(tables.get("tls"), dict) else {}
         domains, report = tls.pop("domain", []), tls.pop("report", {})
         sections: dict[str, Any] = {
-            name: self._section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
+            name: self._tables.section(cls, tables.get(name, {}), name) or cls() for name, cls in SECTIONS.items()
         }
         relay: RelaySection = sections["relay"]
         self._check_relay(relay)
@@ -116,44 +103,6 @@ class _Reader:
             sites=tuple(self._sites(tables.get("site", []))),
             **sections,
         )
-
-    # one table
-
-    def _section(self, cls: type[T], table: Any, where: str) -> T | None:
-        """Return the table as a `cls`, or None after telling what is wrong with it."""
-        if not isinstance(table, dict):
-            self._mistake(where, "must be a table")
-            return None
-        before = len(self.mistakes)
-        hints = get_type_hints(cls, include_extras=True)
-        values = {}
-        for key, value in table.items():
-            if key not in hints:
-                self._mistake(f"{where}.{key}", "no such setting" + _suggestion(key, hints))
-                continue
-            try:
-                values[key] = _from_words(hints[key], value)
-            except ValueError as error:
-                self._mistake(f"{where}.{key}", str(error))
-        required = (f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING)  # type: ignore[arg-type]
-        for missing in (f.name for f in required if f.name not in table):
-            self._mistake(where, f"{missing} is missing")
-        section = self._validated(cls, values, where)
-        return section if len(self.mistakes) == before else None
-
-    def _validated(self, cls: type[T], values: dict[str, Any], where: str) -> T | None:
-        try:
-            # JSON is pydantic's strictest reading that still takes a word for an enum and a list for a tuple.
-            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
-        except ValidationError as error:
-            told = set()
-            for each in error.errors():
-                # A value that may be of several types is complained of once for each.
-                key = ".".join([where, *(str(part) for part in each["loc"][:1])])
-                if key not in told and each["type"] != "missing":
-                    self._mistake(key, _in_words(each["msg"]))
-                told.add(key)
-            return None
 
     # what types cannot say
 
@@ -199,15 +148,8 @@ class _Reader:
         return aliases
 
     def _routes(self, tables: Any) -> Iterator[RouteRule]:
-        if not isinstance(tables, list):
-            self._mistake("route", "is written [[route]], with double brackets")
-            return
         names: set[str] = set()
-        for number, table in enumerate(tables, 1):
-            where = f"route {number}"
-            section = self._section(RouteSection, table, where)
-            if section is None:
-                continue
+        for where, section in self._tables.several(RouteSection, tables, "route"):
             if section.name in names:
                 self._mistake(f"{where}.name", f"another route is named {section.name!r} already")
             names.add(section.name)
@@ -236,14 +178,7 @@ class _Reader:
     # TLS
 
     def _tls_rules(self, tables: Any, tls: TlsSection) -> Iterator[TlsRule]:
-        if not isinstance(tables, list):
-            self._mistake("tls.domain", "is written [[tls.domain]], with double brackets")
-            return
-        for number, table in enumerate(tables, 1):
-            where = f"tls.domain {number}"
-            section = self._section(TlsDomainSection, table, where)
-            if section is None:
-                continue
+        for where, section in self._tables.several(TlsDomainSection, tables, "tls.domain"):
             try:
                 patterns = tuple(parse_pattern(pattern) for pattern in section.match)
                 yield TlsRule(
@@ -270,7 +205,7 @@ class _Reader:
         )
 
     def _report(self, table: Any) -> dict[str, Any]:
-        section = self._section(ReportSection, table, REPORT) or ReportSection()
+        section = self._tables.section(ReportSection, table, REPORT) or ReportSection()
         domains = [self._mailbox(getattr(section, key), f"{REPORT}.{key}") for key in ("contact", "sender")]
         if all(domains) and domains[0] != domains[1]:
             self._mistake(f"{REPORT}.contact", f"must be of the domain of the sender, which signs: {domains[1]}")
@@ -347,14 +282,7 @@ class _Reader:
         )
 
     def _sites(self, tables: Any) -> Iterator[SiteRule]:
-        if not isinstance(tables, list):
-            self._mistake("site", "is written [[site]], with double brackets")
-            return
-        for number, table in enumerate(tables, 1):
-            where = f"site {number}"
-            section = self._section(SiteSection, table, where)
-            if section is None:
-                continue
+        for where, section in self._tables.several(SiteSection, tables, "site"):
             try:
                 yield SiteRule(
                     match=tuple(parse_pattern(pattern) for pattern in section.match),
@@ -373,71 +301,3 @@ class _Reader:
         except ValueError as error:
             self._mistake(key, str(error))
             return None
-
-    # telling
-
-    def _mistake(self, key: str, sentence: str) -> None:
-        line = self._line_of(key)
-        self.mistakes.append(f"{self._path}{f':{line}' if line else ''}: {key}: {sentence}")
-
-    def _line_of(self, key: str) -> int | None:
-        """Return the line where `key`, as `section.name`, `route 2.name` or `tls.domain 2.name`, stands; the section's
-        if it has none."""
-        kind, number, name = _parts(key)
-        heading = re.compile(rf"\s*\[+\s*{re.escape(kind)}\s*\]+")
-        count, found = 0, None
-        for at, line in enumerate(self._lines, 1):
-            if re.match(r"\s*\[", line) and "=" not in line.partition("#")[0]:
-                count += bool(heading.match(line))
-                inside = bool(heading.match(line)) and count == number
-                found = at if inside else found
-            elif found and name and inside and re.match(rf"""\s*["']?{re.escape(name)}["']?\s*=""", line):
-                return at
-        return found
-
-
-def _parts(key: str) -> tuple[str, int, str]:
-    """Return the section that a key is in, which of those it is, and its name there."""
-    kind, space, rest = key.partition(" ")
-    if space:
-        number, _, name = rest.partition(".")
-        return kind, int(number), name
-    kind, _, name = key.partition(".")
-    if key.startswith("tls.report"):
-        return "tls.report", 1, key.removeprefix("tls.report").removeprefix(".")
-    return (key, 1, "") if key == "tls.domain" else (kind, 1, name)
-
-
-def _from_words(hint: Any, value: Any) -> Any:
-    """Turn a duration or a size from words into what JSON has for it; check that numbers are not negative, and that no
-    date is among the values."""
-    json.dumps(value, default=_no_date)
-    if hint is timedelta:
-        return f"PT{parse_duration(value).total_seconds():.6f}S"
-    if hint == Octets:
-        return parse_size(value)
-    if hint in (int, int | None) and type(value) is int and value < 1:
-        raise ValueError(f"must be 1 or more, not {value}")
-    return value
-
-
-def _no_date(value: Any) -> Any:
-    raise ValueError(f"must not be a date or a time, as {value} is")
-
-
-def parse_size(value: Any) -> int:
-    """Return the octets that `"512KiB"`, `"50MiB"` or a number name; ValueError for anything else."""
-    if type(value) is int and value > 0:
-        return value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and int(match[1]) > 0:
-        return int(match[1]) * _FACTORS[match[2]]
-    raise ValueError(f'must be a size as "512KiB", "50MiB" or a number of octets, not {value!r}')
-
-
-def _suggestion(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; {close[0]}?" if close else ""
-
-
-def _in_words(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should", "should")

@@ -21,6 +21,7 @@ STAGES = ("submission", "spool", "schedule", "route", "relay", "attempt", "obser
 TOP = {
     "config",
     "credentials",
+    "toml_tables",
     "sections",
     "settings",
     "daemon",
