@@ -101,6 +101,8 @@ class Daemon:
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._manager: RelayManager
+        self._router: Router
         self._assembled = False  # the parts are there: before, a reload only has to replace the configuration
 
     async def serve(self, *, once: bool) -> int:
@@ -141,31 +143,7 @@ class Daemon:
 
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
-        self._resolver = DnsResolver(self._config.dns)
-        self._dane = DaneAvailability(
-            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
-        )
-        self._https = Https(NamesPort(lambda: self._router))
-        stack.push_async_callback(self._https.close)
-        self._texts = CachingResolver(self._resolver, self._clock)
-        self._policies = await self._known_policies(spool.root / "mta-sts")
-        stack.push_async_callback(self._policies.close)
-        self._tokens = Tokens(
-            self._config.token_rules,
-            https=self._https,
-            read_secret=lambda path: read_password(path, self._config.spool),
-            clock=self._clock,
-            events=self._events,
-        )
-        stack.push_async_callback(self._tokens.close)
-        self._router = Router(
-            route_settings(self._config, self._identity),
-            self._resolver,
-            clock=self._clock,
-            own_addresses=own_addresses,
-            policies=self._policies,
-            has_dane=self._dane.works,
-        )
+        await self._assemble_ways(spool, stack)
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
         self._attempts = AttemptManager(
@@ -215,6 +193,34 @@ class Daemon:
         await self._manager.restore()
         if isinstance(self._relayers, Pool):
             await self._relayers.begun()
+
+    async def _assemble_ways(self, spool: Spool, stack: AsyncExitStack) -> None:
+        """Build what finds where mail goes, and what is needed to get in there."""
+        self._resolver = DnsResolver(self._config.dns)
+        self._dane = DaneAvailability(
+            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
+        )
+        self._https = Https(NamesPort(lambda: self._router))
+        stack.push_async_callback(self._https.close)
+        self._texts = CachingResolver(self._resolver, self._clock)
+        self._policies = await self._known_policies(spool.root / "mta-sts")
+        stack.push_async_callback(self._policies.close)
+        self._tokens = Tokens(
+            self._config.token_rules,
+            https=self._https,
+            read_secret=lambda path: read_password(path, self._config.spool),
+            clock=self._clock,
+            events=self._events,
+        )
+        stack.push_async_callback(self._tokens.close)
+        self._router = Router(
+            route_settings(self._config, self._identity),
+            self._resolver,
+            clock=self._clock,
+            own_addresses=own_addresses,
+            policies=self._policies,
+            has_dane=self._dane.works,
+        )
 
     async def _known_policies(self, directory: Path) -> StsPolicies:
         """Return the source of MTA-STS policies, with those that an earlier start left."""

@@ -23,7 +23,7 @@ from itertools import count
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
 from relayd.relay.settings import RelaySettings
-from relayd.workers import codec, messages
+from relayd.workers import codec, codec_sites, messages
 from relayd.workers.channel import Channel, Message, Told
 from relayd.workers.ports import PoolPorts
 from relayd.workers.run import RelayerFailed, Run
@@ -122,7 +122,7 @@ class Process:
         number, run = next(self._numbers), Run(deliveries)
         self.runs[number] = run
         packed = [codec.pack_delivery(each) for each in deliveries]
-        self._channel.send((messages.RUN, number, codec.pack_site(site), packed))
+        self._channel.send((messages.RUN, number, codec_sites.pack_site(site), packed))
         return number, run
 
     def finish(self, number: int) -> None:
@@ -228,7 +228,7 @@ class Process:
         run.over.exception()  # retrieved here: one that was cancelled does not ask
 
     def _tls(self, session: codec.Packed) -> None:
-        self._ports.sessions(codec.session_of(session))
+        self._ports.sessions(codec_sites.session_of(session))
 
     def _look_up(self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]) -> None:
         self._reply(question, self._find(question, host, site, destinations))
@@ -251,12 +251,14 @@ class Process:
     async def _find(
         self, question: int, host: codec.Packed, site: codec.Packed, destinations: tuple[str, ...]
     ) -> Message:
-        found = await self._ports.addresses.addresses(codec.host_of(host), codec.site_of(site), destinations)
-        return (messages.FOUND, question, codec.pack_targets(found))
+        found = await self._ports.addresses.addresses(
+            codec_sites.host_of(host), codec_sites.site_of(site), destinations
+        )
+        return (messages.FOUND, question, codec_sites.pack_targets(found))
 
     async def _grant(self, question: int, site: str, rejected: str) -> Message:
         token = await self._ports.tokens.token(site, rejected=rejected)
-        return (messages.TOKEN, question, codec.pack_token(token))
+        return (messages.TOKEN, question, codec_sites.pack_token(token))
 
     def _answered(self, ping: int, silent: dict[int, float]) -> None:
         for number, seconds in silent.items():

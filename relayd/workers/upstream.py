@@ -19,7 +19,7 @@ from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import TlsSession
 from relayd.spool.notes import Claimed, Notes
-from relayd.workers import codec, messages
+from relayd.workers import codec, codec_sites, messages
 from relayd.workers.channel import Channel
 
 
@@ -62,7 +62,7 @@ class Upstream:
 
     def session(self, session: TlsSession) -> None:
         """See relayd/relay/ports.py."""
-        self._channel.send((messages.TLS, codec.pack_session(session)))
+        self._channel.send((messages.TLS, codec_sites.pack_session(session)))
 
     async def addresses(
         self, host: Host, site: Site, destinations: Sequence[str]
@@ -73,7 +73,7 @@ class Upstream:
             RuntimeError: the daemon's own trouble.
         """
         targets: list[Target] | Deferred | Failed = await self._ask(
-            messages.LOOK_UP, codec.pack_host(host), codec.pack_site(site), tuple(destinations)
+            messages.LOOK_UP, codec_sites.pack_host(host), codec_sites.pack_site(site), tuple(destinations)
         )
         return targets
 
@@ -113,11 +113,11 @@ class Upstream:
 
     def found(self, number: int, targets: codec.Packed) -> None:
         """Addresses were found, or the reason why there are none."""
-        self._answer(number, codec.targets_of(targets))
+        self._answer(number, codec_sites.targets_of(targets))
 
     def granted(self, number: int, token: codec.Packed) -> None:
         """There is a token, or a reason why there is none."""
-        self._answer(number, codec.token_of(token))
+        self._answer(number, codec_sites.token_of(token))
 
     def _answer(self, number: int, what: Any) -> None:
         answer = self._questions.get(number)

@@ -30,7 +30,7 @@ from relayd.relay.relayer import Ended, Relayer
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.spool.bodies import Bodies
 from relayd.spool.notes import Notes
-from relayd.workers import codec, messages
+from relayd.workers import codec, codec_sites, messages
 from relayd.workers.channel import Channel, Message, Told
 from relayd.workers.setup import Setup, settings_of, setup_of
 from relayd.workers.upstream import Upstream
@@ -144,7 +144,7 @@ class Worker:
         assert self._relayers is not None
         deliveries = [codec.delivery_of(each) for each in packed]
         self._upstream.begin(number, deliveries)
-        relayer = self._relayers.new(codec.site_of(site))
+        relayer = self._relayers.new(codec_sites.site_of(site))
         task = asyncio.create_task(relayer.run(deliveries))
         self._runs[number] = relayer, task
         task.add_done_callback(partial(self._over, number, deliveries))

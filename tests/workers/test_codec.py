@@ -24,7 +24,7 @@ from relayd.mail.recipient import Notify, Recipient
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Credentials, Host, Site, Target
 from relayd.relay.relayer import Ended
-from relayd.workers import codec
+from relayd.workers import codec, codec_sites
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def test_a_delivery_comes_out_as_it_went_in(delivery: Delivery) -> None:
 
 @given(every_field(Site))
 def test_a_site_comes_out_as_it_went_in(site: Site) -> None:
-    assert codec.site_of(across(codec.pack_site(site))) == site
+    assert codec_sites.site_of(across(codec_sites.pack_site(site))) == site
 
 
 @given(every_field(Attempt, delivery=deliveries))
@@ -80,12 +80,12 @@ def test_what_a_run_left_comes_out_with_the_deliveries_that_stayed(batch: list[D
 
 @given(st.lists(every_field(Target)) | every_field(Deferred) | every_field(Failed))
 def test_what_a_look_up_found_comes_out_as_it_went_in(found: list[Target] | Deferred | Failed) -> None:
-    assert codec.targets_of(across(codec.pack_targets(found))) == found
+    assert codec_sites.targets_of(across(codec_sites.pack_targets(found))) == found
 
 
 @given(every_field(Host))
 def test_a_host_comes_out_as_it_went_in(host: Host) -> None:
-    assert codec.host_of(across(codec.pack_host(host))) == host
+    assert codec_sites.host_of(across(codec_sites.pack_host(host))) == host
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
