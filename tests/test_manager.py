@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -409,17 +409,22 @@ async def test_while_leases_cannot_be_renewed_nothing_is_claimed() -> None:
         await until(lambda: len(world.sent) == 2)
 
 
+class Full(World):
+    """Refuses so often to take deliveries back."""
+
+    def __init__(self, refusals: int, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.refusals = refusals
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise QueueError("database or disk is full")
+        await super().give_back(deliveries)
+
+
 async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() -> None:
-    class Full(World):
-        refusals = 3
-
-        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
-            self.refusals -= 1
-            if self.refusals >= 0:
-                raise QueueError("database or disk is full")
-            await super().give_back(deliveries)
-
-    world = Full(waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world = Full(3, waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
     world.gate.set()
     async with managing(world, interval=timedelta(milliseconds=100)) as manager:
         await until(lambda: world.refusals == 2)
@@ -433,16 +438,7 @@ async def test_what_cannot_be_given_back_keeps_its_lease_and_is_offered_again() 
 async def test_what_could_not_be_given_back_is_offered_once_more_by_a_stop() -> None:
     """Found by simulation, seed 2981 in bursts."""
 
-    class Full(World):
-        refusals = 1
-
-        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
-            self.refusals -= 1
-            if self.refusals >= 0:
-                raise QueueError("database or disk is full")
-            await super().give_back(deliveries)
-
-    world = Full(waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world = Full(1, waiting={"a.test": 3}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
     world.gate.set()
     async with managing(world, interval=timedelta(hours=1)) as manager:
         await until(lambda: world.refusals == 0)
@@ -452,19 +448,11 @@ async def test_what_could_not_be_given_back_is_offered_once_more_by_a_stop() -> 
 
 
 async def test_what_cannot_be_given_back_is_offered_again_though_bodies_cannot_be_unlinked() -> None:
-    class Broken(World):
-        refusals = 1
-
-        async def give_back(self, deliveries: Sequence[Delivery]) -> None:
-            self.refusals -= 1
-            if self.refusals >= 0:
-                raise QueueError("database or disk is full")
-            await super().give_back(deliveries)
-
+    class Broken(Full):
         async def sweep(self, now: datetime) -> None:
             raise QueueError("Input/output error")
 
-    world = Broken(waiting={"a.test": 2}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
+    world = Broken(1, waiting={"a.test": 2}, relay=lambda deliveries: Ended(undone=deliveries[1:]))
     world.gate.set()
     async with managing(world):
         await until(lambda: len(world.sent) == 2)
