@@ -136,9 +136,7 @@ def _read(der: bytes, key: bytes) -> Certificate:
         for_servers=purposes is None or not _SERVER.isdisjoint(purposes),
         names=tuple(_names(parsed)),
         constraints=_extension(parsed, x509.NameConstraints),
-        odd=next(
-            (e.oid.dotted_string for e in parsed.extensions if e.critical and not isinstance(e.value, _KNOWN)), ""
-        ),
+        odd=_odd(parsed),
         parsed=parsed,
     )
 

@@ -40,6 +40,7 @@ _BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why the
     UNKNOWN_DEMAND: (Source.DANE, TlsResult.DNSSEC_INVALID),
     UNTRUSTED: (Source.MTA_STS, TlsResult.VALIDATION_FAILURE),  # it is none of the policy's hosts
 }
+UNUSABLE = "no TLSA record of this mail exchanger can be used"
 STRAY = "the policy does not name this mail exchanger"  # in a report
 
 
@@ -224,7 +225,8 @@ class Round:
             self._equipment.ports.sessions(session)
 
     def _tell_session(self, target: Target, entrance: Entrance) -> None:
-        """Tell how TLS went.  A host that a policy of MTA-STS does not name fails it, whatever it proves."""
+        """Tell how TLS went.  A host that a policy of MTA-STS does not name fails it, whatever it proves, and one whose
+        TLSA records are all of no use fails DANE (RFC 8460 section 4.3.2.1)."""
         if entrance.tls is None or not self._reported:
             return
         result, detail = entrance.tls
@@ -233,6 +235,8 @@ class Round:
             source = Source.MTA_STS
             if self._is_stray(target.host):
                 result, detail = TlsResult.VALIDATION_FAILURE, STRAY
+        if dane is not None and not dane.records and result is TlsResult.SUCCESS:
+            result, detail = TlsResult.TLSA_INVALID, UNUSABLE
         session = TlsSession(
             domains=self._work.reported,
             host=target.host.name,

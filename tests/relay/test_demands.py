@@ -325,6 +325,7 @@ async def test_records_that_cannot_be_used_demand_encryption_alone(bench: Bench)
     async with serving(trustme.CA().issue_cert("other.test")) as server:
         assert (await bench.run(a_site(server.port), [a_delivery()])).delivered == 1
         assert str(bench.reports.of("M1").tls) == "1.3/encrypted"
+        assert [(each.result, each.source) for each in bench.sessions] == [(TlsResult.TLSA_INVALID, Source.DANE)]
     async with ScriptedServer() as server:
         ended = await bench.run(a_site(server.port), [a_delivery(name="M2")])
         assert ended.failure is not None

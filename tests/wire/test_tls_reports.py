@@ -231,7 +231,12 @@ def test_the_command_shows_what_is_counted_beside_the_daemon(sinks: Sinks) -> No
 # killed
 
 
-@pytest.mark.parametrize("when", ["look-up", "post", "posted", "mail"])
+# How often the same report may be posted: a kill behind the answer, or while the mail leaves, comes before or after the
+# note that it was taken.
+POSTS = {"look-up": {1}, "post": {2}, "posted": {1, 2}, "mail": {1, 2}}
+
+
+@pytest.mark.parametrize("when", POSTS)
 def test_a_daemon_that_is_killed_on_the_way_sends_one_mail_and_at_most_one_more_post(sinks: Sinks, when: str) -> None:
     sinks.turn(0, 12)
     with sinks.relaying():
@@ -246,7 +251,8 @@ def test_a_daemon_that_is_killed_on_the_way_sends_one_mail_and_at_most_one_more_
         wait_until(lambda: sinks.world.queue() == [] and sinks.owed == [], "nothing left to do")
 
     copies = Counter(report["report-id"] for report in sinks.posted)
-    assert copies == {ID: 2 if when in ("post", "posted") else 1}
+    assert copies.keys() == {ID}
+    assert copies[ID] in POSTS[when]
     assert len({request.body for request in sinks.https.requests}) == 1
     # The mail itself is the queue's: one whose end had left may come twice, marked (RFC 1047).
     assert len(sinks.mailed) == 1 or (when == "mail" and "possible-duplicate" in again.log)
