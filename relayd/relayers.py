@@ -69,8 +69,9 @@ class Relayers:
         )
 
     def reload(self, settings: RelaySettings) -> None:
-        """Let relayers from now on use other settings."""
+        """Let relayers from now on use other settings, and certificates as they are by now."""
         self._equipment = replace(self._equipment, settings=settings)
+        self._equipment.contexts.reload()
 
     def new(self, site: Site) -> Relayer:
         """Return a relayer for `site`, not running yet."""

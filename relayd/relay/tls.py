@@ -140,6 +140,10 @@ class TlsContexts:
             found = self._contexts[setup, proof] = self._make(setup, proof)
         return found
 
+    def reload(self) -> None:
+        """Read all files again when they are needed next; sessions are forgotten with what they were proven by."""
+        self._contexts.clear()
+
     def _make(self, setup: TlsSetup, proof: Proof) -> ResumingContext:
         context = ResumingContext()
         with warnings.catch_warnings(action="ignore"):  # of the old versions: who asks for one knows

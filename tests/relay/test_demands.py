@@ -209,6 +209,19 @@ async def test_authorities_of_a_setup_are_trusted_alone(bench: Bench, ca: trustm
             assert (await bench.run(site, [a_delivery()])).delivered == delivered
 
 
+async def test_a_reload_reads_the_files_of_a_setup_again(bench: Bench, ca: trustme.CA, tmp_path: Path) -> None:
+    """A certificate that was renewed, authorities that were exchanged."""
+    private, authorities = trustme.CA(), tmp_path / "private.pem"
+    ca.cert_pem.write_to_path(authorities)
+    site: dict[str, Any] = {"tls": TlsPolicy.VERIFY, "setup": TlsSetup(ca_file=str(authorities))}
+    async with serving(private.issue_cert("mx1.test")) as server:
+        assert (await bench.run(a_site(server.port, **site), [a_delivery()])).failure is not None
+        private.cert_pem.write_to_path(authorities)
+        assert (await bench.run(a_site(server.port, **site), [a_delivery()])).failure is not None
+        bench.contexts.reload()
+        assert (await bench.run(a_site(server.port, **site), [a_delivery()])).delivered == 1
+
+
 @pytest.mark.parametrize(
     ("version", "encrypted"), [(TlsVersion.TLS_1_0, True), (TlsVersion.TLS_1_2, True), (TlsVersion.TLS_1_3, False)]
 )
