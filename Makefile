@@ -44,7 +44,7 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 tests: $(VENV)/dev
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 many: $(VENV)/dev
 	RELAYD_DROPPED_FILES=200000 $(BIN)/pytest tests/submission/test_many_files.py
