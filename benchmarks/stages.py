@@ -34,6 +34,7 @@ from relayd.observe.counters import Counters
 from relayd.observe.log import Style, make_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
+from relayd.observe.settings import LogStyle
 from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.submission.settings import SubmissionSettings
@@ -113,7 +114,7 @@ def _delivered(delivery: Delivery) -> Attempt:
 
 
 def _log(accepted: Sequence[Submission], settlements: Sequence[Settlement]) -> None:
-    observer = Observer(make_log(_Nowhere(), Style.PLAIN), Counters(), Parts())
+    observer = Observer(make_log(_Nowhere(), Style(LogStyle.LOGFMT)), Counters(), Parts())
     with _timed("make two log lines", len(accepted)):
         for submission in accepted:
             observer(Accepted(message=submission.message, file=submission.file))

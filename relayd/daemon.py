@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import random
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,12 +28,10 @@ from relayd.control import listen
 from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
-from relayd.mail.events import Degraded, Events, Lifecycle, Restored, Warned
+from relayd.mail.events import Degraded, Lifecycle, Restored, Warned
 from relayd.manager import RelayManager
-from relayd.observe.counters import Counted, Counters
-from relayd.observe.log import LibraryLog, open_log
-from relayd.observe.observer import Observer
-from relayd.observe.parts import Parts
+from relayd.observe.counters import Counted
+from relayd.observe.observing import Observing
 from relayd.password import read_password
 from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
 from relayd.relay.ports import Ports
@@ -95,8 +91,7 @@ class Daemon:
         self._config = config
         self._identity = _identity(config)
         self._processes = config.relay.processes
-        self._counters = Counters()
-        self._parts = Parts()
+        self._events = Observing(STDERR, config.log, os.environ)
         self._clock = Clock()
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
@@ -108,7 +103,7 @@ class Daemon:
     async def serve(self, *, once: bool) -> int:
         """See `run`."""
         async with AsyncExitStack() as stack:
-            self._events = stack.enter_context(observed(self._counters, self._parts))
+            stack.enter_context(self._events.listening())
             stack.callback(self._supervisor.close)
             self._on_signals(asyncio.get_running_loop())
             if self._identity.warning:
@@ -183,7 +178,7 @@ class Daemon:
             clock=self._clock,
             events=self._events,
             take_leap=self._clock.take_leap,
-            degraded=lambda: self._parts.degraded,
+            degraded=lambda: self._events.parts.degraded,
             tell_withdrawn=self._relayers.withdraw if isinstance(self._relayers, Pool) else lambda message_ids: None,
         )
         self._assembled = True
@@ -318,9 +313,11 @@ class Daemon:
     @property
     def _status(self) -> str:
         """One line for people: what is in hand, and what was done since the start."""
-        count = self._counters
+        count = self._events.counters
         done = f"{count[Counted.DELIVERED]} delivered, {count[Counted.FAILED]} failed since the start"
-        degraded = f"; degraded: {', '.join(sorted(self._parts.degraded))}" if self._parts.degraded else ""
+        degraded = (
+            f"; degraded: {', '.join(sorted(self._events.parts.degraded))}" if self._events.parts.degraded else ""
+        )
         return f"{self._manager.status}; {done}{degraded}"
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -349,9 +346,10 @@ class Daemon:
                 detail = f"relayd goes on with {self._processes}; restart it to have {config.relay.processes}"
                 self._events(Warned(about="relay.processes", detail=detail))
             self._config, self._identity = config, _identity(config)
+            self._events.reload(config.log)
             if self._assembled:
                 self._use(config)
-            if CONFIGURATION in self._parts.degraded:
+            if CONFIGURATION in self._events.parts.degraded:
                 self._events(Restored(part=CONFIGURATION))
             self._events(Lifecycle(state="reloaded"))
         self._supervisor.ready()
@@ -381,18 +379,3 @@ def _rest_from_garbage() -> None:
 
 def _identity(config: Config) -> Identity:
     return identity(config.relay.hostname, hostname_of_machine(), own_addresses())
-
-
-@contextmanager
-def observed(counters: Counters, parts: Parts) -> Iterator[Events]:
-    """Write events to standard error, and take note of them, while the context lasts; what libraries log, too."""
-    log, lines = open_log(STDERR, os.environ.get("JOURNAL_STREAM"))
-    libraries = LibraryLog(log)
-    logging.getLogger().addHandler(libraries)
-    events = Observer(log, counters, parts)
-    try:
-        yield events
-        events(Lifecycle(state="stopped"))
-    finally:
-        logging.getLogger().removeHandler(libraries)
-        lines.close()

@@ -14,6 +14,7 @@ from typing import Annotated
 from relayd.attempt.settings import RetrySettings
 from relayd.mail.route import AddressFamily
 from relayd.mail.tls import TlsPolicy, TlsSetup, TlsVersion
+from relayd.observe.settings import LogSettings
 from relayd.relay.timeouts import Timeouts
 from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
@@ -140,6 +141,7 @@ class Config:
     tls_report: ReportSection = field(default_factory=ReportSection)
     dkim: DkimKey | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
+    log: LogSettings = field(default_factory=LogSettings)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()
     token_rules: tuple[TokenRule, ...] = ()
@@ -158,6 +160,7 @@ SECTIONS: dict[str, type] = {
     "dns": DnsSettings,
     "tls": TlsSection,
     "timeouts": Timeouts,
+    "log": LogSettings,
 }
 
 

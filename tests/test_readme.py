@@ -239,7 +239,7 @@ def test_the_operators_page_names_every_event_of_the_log() -> None:
 
 def _events() -> Iterator[str]:
     """Yield the names of events: the log's first arguments, and the states of the daemon."""
-    for path in ("observe/observer.py", "observe/log.py", "daemon.py", "route/validation.py"):
+    for path in ("observe/observer.py", "observe/log.py", "observe/observing.py", "daemon.py", "route/validation.py"):
         for node in ast.walk(ast.parse((ROOT / "relayd" / path).read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 if isinstance(node, ast.Dict):
@@ -253,7 +253,10 @@ def _events() -> Iterator[str]:
                     )
                 continue
             name = ast.unparse(node.func)
-            if name in ("log.info", "log.warning", "log.error", "self._log.info", "write") and node.args:
+            if (
+                name in ("log.info", "log.warning", "log.error", "self.log.info", "self.log.warning", "write")
+                and node.args
+            ):
                 yield from _strings(node.args[0])
             elif name == "Lifecycle":
                 yield from (word for each in node.keywords if each.arg == "state" for word in _strings(each.value))

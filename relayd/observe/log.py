@@ -1,40 +1,40 @@
 """The log: one line for each event, on standard error.
 
-A line is an interface: `key=value` pairs with stable keys in a stable order (docs/operations.md), a value in double
-quotes where it has spaces or quotes.  What comes from a peer or a file name is escaped, so that an event is one line
-and a terminal shows what is there: control characters, ANSI sequences and what is not UTF-8 as `\\xNN` or `\\uNNNN`.
+A line is an interface: stable keys in a stable order (docs/operations.md), the same in each style, as `key=value`
+pairs, as a JSON object, or for people with the event first.  What is in a value is values.py's concern.
 
-Under systemd's journal a line begins with its priority (sd-daemon(3)); on a terminal with the time of day; elsewhere
-with `time=` and `level=`.
+Under systemd's journal, which has times and priorities of its own, a line begins with its priority (sd-daemon(3)) and
+has neither `time` nor `level`; elsewhere it has both.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from relayd.observe.settings import LogLevel, LogSettings, LogStyle
+from relayd.observe.values import json_of, pairs_of, value_of
 from relayd.observe.writer import LineWriter
 
-MAX_VALUE = 2000  # characters of one value
-
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
-_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # needs neither quotes nor escapes
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_PLAIN = "\x1b[0m"
 
 
-class Style(Enum):
-    """How a line begins."""
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How lines are written: `form` is not AUTO; `journal`: systemd's reads them; `coloured`: for a terminal."""
 
-    JOURNAL = "journal"
-    TERMINAL = "terminal"
-    PLAIN = "plain"
+    form: LogStyle
+    journal: bool = False
+    coloured: bool = False
 
 
 class Lines(Protocol):
@@ -44,41 +44,65 @@ class Lines(Protocol):
         """Take a line, without its end; never blocks, never fails."""
 
 
-def style_of(fd: int, journal_stream: str | None) -> Style:
-    """Return the style for a descriptor; `journal_stream` is the environment's JOURNAL_STREAM (systemd.exec(5))."""
+def style_of(wanted: LogStyle, fd: int, environment: Mapping[str, str]) -> Style:
+    """Return how to write to a descriptor: the journal is known by JOURNAL_STREAM (systemd.exec(5)); NO_COLOR and
+    TERM are heeded."""
     try:
         status = os.fstat(fd)
     except OSError:
-        return Style.PLAIN
-    if journal_stream == f"{status.st_dev}:{status.st_ino}":
-        return Style.JOURNAL
-    return Style.TERMINAL if os.isatty(fd) else Style.PLAIN
+        return Style(LogStyle.LOGFMT if wanted is LogStyle.AUTO else wanted)
+    journal = environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    terminal = os.isatty(fd)
+    if wanted is LogStyle.AUTO:
+        wanted = LogStyle.CONSOLE if terminal else LogStyle.LOGFMT
+    colours = terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+    return Style(wanted, journal=journal, coloured=colours and wanted is LogStyle.CONSOLE)
 
 
-def open_log(
-    fd: int, journal_stream: str | None = None, *, style: Style | None = None
-) -> tuple[FilteringBoundLogger, LineWriter]:
-    """Return a logger that writes to `fd`, and the writer to be closed at the end; `style` overrides what is seen."""
-    style = style or style_of(fd, journal_stream)
-    writer = LineWriter(fd, apology=lambda count: _apology(style, count))
-    return make_log(writer, style), writer
+class Log:
+    """The log on a descriptor.  `logger` is another one after `reload`."""
+
+    def __init__(self, fd: int, settings: LogSettings, environment: Mapping[str, str]) -> None:
+        self._fd = fd
+        self._environment = environment
+        self._style = style_of(settings.style, fd, environment)
+        self._writer = LineWriter(fd, apology=self._apology)
+        self.logger = make_log(self._writer, self._style, level=settings.level)
+
+    def reload(self, settings: LogSettings) -> None:
+        """Write as these say from now on."""
+        self._style = style_of(settings.style, self._fd, self._environment)
+        self.logger = make_log(self._writer, self._style, level=settings.level)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were lost so far, because nobody read them."""
+        return self._writer.dropped
+
+    def close(self) -> None:
+        """Write what waits, for a while; the descriptor stays open."""
+        self._writer.close()
+
+    def _apology(self, count: int) -> str:
+        event = {"event": "log-lines-dropped", "lines": count}
+        return _Renderer(self._style, _now)(None, "warning", event)
 
 
-def _apology(style: Style, count: int) -> str:
-    event = {"event": "log-lines-dropped", "lines": count}
-    return _Renderer(style, lambda: datetime.now(UTC))(None, "warning", event)
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
-def make_log(lines: Lines, style: Style, clock: Callable[[], datetime] | None = None) -> FilteringBoundLogger:
+def make_log(
+    lines: Lines, style: Style, clock: Callable[[], datetime] = _now, *, level: LogLevel = LogLevel.INFO
+) -> FilteringBoundLogger:
     """Return a structlog logger whose keyword arguments become pairs, in their order; None leaves a pair out.
 
-    Its positional argument becomes the pair `event=`, first; an empty one is left out.
+    Its positional argument becomes the pair `event`, first; an empty one is left out.
     """
-    now = clock or (lambda: datetime.now(UTC))
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _LineLogger(lines),
-        processors=[_Renderer(style, now)],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[_Renderer(style, clock)],
+        wrapper_class=structlog.make_filtering_bound_logger(level.number),
         cache_logger_on_first_use=True,
     )
     return logger
@@ -99,50 +123,33 @@ class _Renderer:
         self._now = now
 
     def __call__(self, _: WrappedLogger, level: str, event_dict: EventDict) -> str:
-        event = event_dict.pop("event")
-        pairs = pairs_of({"event": event or None, **event_dict})
-        return self._beginning(level) + pairs
+        event = event_dict.pop("event") or None
+        match self._style.form:
+            case LogStyle.CONSOLE:
+                line = self._for_people(level, event, event_dict)
+            case LogStyle.JSON:
+                line = json_of({**self._beginning(level), "event": event, **event_dict})
+            case _:
+                line = pairs_of({**self._beginning(level), "event": event, **event_dict})
+        return f"<{_PRIORITIES.get(level, 6)}>{line}" if self._style.journal else line
 
-    def _beginning(self, level: str) -> str:
-        match self._style:
-            case Style.JOURNAL:
-                return f"<{_PRIORITIES.get(level, 6)}>"
-            case Style.TERMINAL:
-                return f"{self._now().astimezone():%H:%M:%S} "
-            case Style.PLAIN:
-                time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-                return f"time={time} level={level} "
+    def _beginning(self, level: str) -> dict[str, str]:
+        """Return when it was and how grave it is, unless the journal says so."""
+        if self._style.journal:
+            return {}
+        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"time": time, "level": level}
 
+    def _for_people(self, level: str, event: str | None, pairs: EventDict) -> str:
+        words = [] if self._style.journal else [f"{self._now().astimezone():%H:%M:%S}", self._coloured(level)]
+        if event:
+            words.append(value_of(event))
+        words.append(pairs_of(pairs))
+        return " ".join(word for word in words if word)
 
-def pairs_of(values: dict[str, Any]) -> str:
-    """Return `values` as `key=value` pairs; None leaves one out."""
-    return " ".join([f"{key}={value_of(value)}" for key, value in values.items() if value is not None])
-
-
-def value_of(value: object) -> str:
-    """Return a value as the log writes it: bare if it can be, else quoted and escaped, on one line, bounded."""
-    text = str(value)
-    if text.isalnum() and text.isascii() and len(text) <= MAX_VALUE:  # as most are, and quicker to see
-        return text
-    if len(text) > MAX_VALUE:
-        text = text[:MAX_VALUE] + "..."
-    if _BARE.fullmatch(text):
-        return text
-    text = text.replace("\\", "\\\\").replace('"', '\\"')
-    if not text.isprintable():
-        text = "".join(character if character.isprintable() else _escaped(character) for character in text)
-    return f'"{text}"'
-
-
-def _escaped(character: str) -> str:
-    if character in "\n\r\t":
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[character]
-    number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # an octet that was not UTF-8 (os.fsdecode)
-        number -= 0xDC00
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    def _coloured(self, level: str) -> str:
+        colour = _COLOURS.get(level) if self._style.coloured else None
+        return f"{colour}{level:7}{_PLAIN}" if colour else f"{level:7}"
 
 
 class LibraryLog(logging.Handler):
@@ -150,7 +157,7 @@ class LibraryLog(logging.Handler):
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         super().__init__(logging.WARNING)
-        self._log = log
+        self.log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; its traceback as the last line of it, which names the exception."""
@@ -159,5 +166,5 @@ class LibraryLog(logging.Handler):
         except Exception:  # wrong arguments in a library's call
             text = str(record.msg)
         error = record.exc_info[1] if record.exc_info else None
-        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write = self.log.error if record.levelno >= logging.ERROR else self.log.warning
         write("library", logger=record.name, text=text, error=repr(error) if error else None)

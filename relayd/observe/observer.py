@@ -31,6 +31,7 @@ from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
 from relayd.observe.counters import Counted, Counters
 from relayd.observe.parts import Parts
+from relayd.observe.values import Change, Seconds, WholeSeconds, utc
 
 _OUTCOMES = {
     Status.DELIVERED: Counted.DELIVERED,
@@ -46,10 +47,10 @@ _NOTIFICATIONS = {
 
 
 class Observer:
-    """An `Events`: call it with what happened."""
+    """An `Events`: call it with what happened.  `log` may be replaced."""
 
     def __init__(self, log: FilteringBoundLogger, counters: Counters, parts: Parts) -> None:
-        self._log = log
+        self.log = log
         self._counters = counters
         self._parts = parts
 
@@ -97,7 +98,7 @@ class Observer:
                 assert_never(event)
 
     def _write(self, event: Event) -> None:
-        log = self._log
+        log = self.log
         match event:
             case Attempted():
                 self._write_attempt(event)
@@ -113,7 +114,7 @@ class Observer:
             case NotificationDropped():
                 log.warning("not-notified", q=event.message_id, reason=event.reason)
             case SiteBackedOff():
-                until = event.retry_at.isoformat(timespec="seconds")
+                until = utc(event.retry_at)
                 log.warning(
                     "site-backs-off", site=event.site, failures=event.failures, until=until, reason=event.reason
                 )
@@ -133,9 +134,9 @@ class Observer:
                 log.info(event.state, detail=event.detail or None)
             case ClockLeapt():
                 if event.set_by:
-                    log.warning("clock-set", by=f"{event.set_by.total_seconds():+.0f}s")
+                    log.warning("clock-set", by=Change(round(event.set_by.total_seconds())))
                 if event.lost:
-                    log.info("time-lost", lost=f"{event.lost.total_seconds():.0f}s")
+                    log.info("time-lost", lost=WholeSeconds(round(event.lost.total_seconds())))
             case Warned():
                 log.warning("warning", about=event.about, detail=event.detail)
             case TlsReported():
@@ -148,18 +149,18 @@ class Observer:
     def _write_accepted(self, event: Accepted) -> None:
         message = event.message
         deadline = message.envelope.deadline
-        self._log.info(
+        self.log.info(
             "accepted",
             q=message.id,
             sender=message.envelope.reverse_path or "<>",
             recipients=len(message.envelope.recipients),
             size=message.body.size,
-            deadline=deadline.at.isoformat(timespec="seconds") if deadline else None,
+            deadline=utc(deadline.at) if deadline else None,
             file=event.file or None,
         )
 
     def _write_report(self, event: TlsReported) -> None:
-        write = self._log.warning if event.trouble else self._log.info
+        write = self.log.warning if event.trouble else self.log.info
         write(
             "tls-report-given-up" if event.trouble else "tls-reported",
             q=event.id or None,
@@ -175,7 +176,7 @@ class Observer:
         """The line of docs/operations.md; `host` and `addr` are missing where no connection was made."""
         recipient = event.recipient
         host, bracket, rest = recipient.peer.partition("[")
-        write = self._log.warning if recipient.status is Status.FAILED else self._log.info
+        write = self.log.warning if recipient.status is Status.FAILED else self.log.info
         write(
             "",
             q=event.id,
@@ -187,8 +188,8 @@ class Observer:
             addr=bracket + rest or None,
             tls=event.tls,
             cipher=event.tls.cipher if event.tls else None,
-            took=f"{event.seconds:.3f}s",
-            age=f"{event.age:.3f}s",
+            took=Seconds(event.seconds),
+            age=Seconds(event.age),
             altered=event.altered or None,
             next=_next(recipient),
             dup="possible" if recipient.possible_duplicate else None,
@@ -196,7 +197,7 @@ class Observer:
         )
 
 
-def _next(recipient: Recipient) -> str | None:
+def _next(recipient: Recipient) -> WholeSeconds | None:
     if recipient.status is not Status.DEFERRED or not recipient.due or not recipient.attempted:
         return None
-    return f"{max((recipient.due - recipient.attempted).total_seconds(), 0):.0f}s"
+    return WholeSeconds(round(max((recipient.due - recipient.attempted).total_seconds(), 0)))

@@ -40,6 +40,7 @@ from relayd.observe.counters import Counted, Counters
 from relayd.observe.log import Style, make_log
 from relayd.observe.observer import Observer
 from relayd.observe.parts import Parts
+from relayd.observe.settings import LogStyle
 
 NOW = datetime(2026, 11, 22, 7, 20, tzinfo=UTC)
 ANN = Recipient(
@@ -162,7 +163,7 @@ class Lines(list[str]):
 
 def observed(event: Event) -> tuple[list[str], dict[str, int]]:
     lines, counters = Lines(), Counters()
-    Observer(make_log(lines, Style.JOURNAL), counters, Parts())(event)
+    Observer(make_log(lines, Style(LogStyle.LOGFMT, journal=True)), counters, Parts())(event)
     return list(lines), {name: figure for name, figure in counters.snapshot().items() if figure}
 
 
