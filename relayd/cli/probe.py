@@ -22,6 +22,7 @@ from relayd.config import load
 from relayd.https import Https
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.events import Degraded, Event
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site, Target
 from relayd.mail.tls import Evidence
@@ -137,6 +138,7 @@ async def _enter(config: Config, site: Site, target: Target, partings: Partings,
         memory=TlsMemory(settings.tls_memory),
         partings=partings,
         stirring=stirring,
+        figures=Figures(),
         clock=lambda: datetime.now(UTC),
         new_socket=tcp_socket,
         token=RunToken(site, tokens, secrecy, stirring),

@@ -15,7 +15,8 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -23,6 +24,7 @@ import aiosmtplib
 import aiosmtplib.auth
 
 from relayd.mail.errors import SessionError
+from relayd.mail.figures import Figures, Phase
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Target
 from relayd.mail.tls import UNTRUSTED
@@ -57,8 +59,19 @@ class Dialling:
     hostname: str
     timeouts: Timeouts
     stirring: Stirring
+    figures: Figures
     new_socket: NewSocket
     source_addresses: Sequence[str] = ()
+
+    @contextmanager
+    def waiting(self, phase: Phase) -> Iterator[None]:
+        """Measure a wait, whatever comes of it."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            yield
+        finally:
+            self.figures.waited(phase, clock() - began)
 
 
 async def connect(target: Target, dialling: Dialling, *, name: str, implicit_tls: ssl.SSLContext | None = None) -> Wire:
@@ -70,11 +83,13 @@ async def connect(target: Target, dialling: Dialling, *, name: str, implicit_tls
         ConnectionFailed: it cannot be used now.
     """
     dialling.stirring.stir()
-    sock = await _connected(target, dialling)
+    with dialling.waiting(Phase.CONNECT):
+        sock = await _connected(target, dialling)
     dialling.stirring.stir()
     if implicit_tls is None:
         try:
-            await await_greeting(sock, dialling.timeouts.greeting)
+            with dialling.waiting(Phase.GREETING):
+                await await_greeting(sock, dialling.timeouts.greeting)
         except BaseException:
             sock.close()
             raise
@@ -88,7 +103,8 @@ async def connect(target: Target, dialling: Dialling, *, name: str, implicit_tls
         timeout=None,
     )
     # From here on the loop's transport closes `sock`, whatever happens.
-    await _greeted(smtp, dialling.timeouts)
+    with dialling.waiting(Phase.GREETING) if implicit_tls else nullcontext():
+        await _greeted(smtp, dialling.timeouts)
     dialling.stirring.stir()
     return _handed_over(smtp, sock, dialling)
 

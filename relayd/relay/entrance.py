@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from relayd.mail.figures import Figures, Phase
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.refusal import asks_for_less
 from relayd.mail.reply import Reply
@@ -18,7 +19,7 @@ from relayd.relay.handshake import Handshake
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
 from relayd.relay.run_token import RunToken
-from relayd.relay.saying import Encrypt, Patience, TlsFailed
+from relayd.relay.saying import Encrypt, Patience, Say, TlsFailed
 from relayd.relay.settings import RelaySettings
 from relayd.relay.stirring import Stirring
 from relayd.relay.tls import TlsContexts, TlsMemory, proof_of
@@ -51,6 +52,7 @@ class Entrance:
         memory: TlsMemory,
         partings: Partings,
         stirring: Stirring,
+        figures: Figures,
         clock: Callable[[], datetime],
         new_socket: NewSocket,
         token: RunToken,
@@ -72,6 +74,7 @@ class Entrance:
             hostname=settings.hostname,
             timeouts=settings.timeouts,
             stirring=stirring,
+            figures=figures,
             new_socket=new_socket,
             source_addresses=site.source_addresses,
         )
@@ -187,12 +190,14 @@ class Entrance:
             step = next(talk)
             while True:
                 if isinstance(step, Encrypt):
-                    await wire.start_tls(handshake.context, handshake.name, timeouts.starttls)
+                    with self._dialling.waiting(Phase.STARTTLS):
+                        await wire.start_tls(handshake.context, handshake.name, timeouts.starttls)
                     handshake.done(wire.tls, self._clock())
                 else:
                     starting = step.patience is Patience.STARTTLS
                     in_tls = in_tls or starting
-                    reply = await wire.ask(step.octets, step.name, timeouts.starttls if starting else timeouts.ehlo)
+                    with self._dialling.waiting(_phase(step)):
+                        reply = await wire.ask(step.octets, step.name, timeouts.starttls if starting else timeouts.ehlo)
                     in_tls = starting
                     self._heed(reply)
                 step = talk.send(reply)
@@ -209,3 +214,9 @@ class Entrance:
     def _heed(self, reply: Reply | None) -> None:
         if reply is not None and asks_for_less(reply):
             self.throttled = reply
+
+
+def _phase(step: Say) -> Phase:
+    if step.patience is Patience.STARTTLS:
+        return Phase.STARTTLS
+    return Phase.EHLO if step.name in ("EHLO", "HELO") else Phase.AUTH

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from relayd.mail.figures import Figures, Phase
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus
 from relayd.relay.content import Encoder
@@ -28,6 +29,14 @@ from relayd.relay.transaction import Load, Step, Transaction
 from relayd.relay.wire import Wire
 
 _LOST = EnhancedStatus(4, 4, 2)
+_PHASES = {
+    Step.RSET: Phase.MAIL,
+    Step.MAIL: Phase.MAIL,
+    Step.RCPT: Phase.RCPT,
+    Step.DATA: Phase.DATA,
+    Step.CHUNK: Phase.BODY,
+    Step.FINAL: Phase.FINAL,
+}
 
 
 class Exchange:
@@ -42,10 +51,12 @@ class Exchange:
         ports: Ports,
         settings: RelaySettings,
         stirring: Stirring,
+        figures: Figures,
         withdrawn: list[Load],
     ) -> None:
         self.engine = engine
         self._stirring = stirring
+        self._figures = figures
         self._withdrawn = withdrawn  # where those go that an operator took back
         self.stopping = False
         self.our_fault = False  # the connection was left because of a file of ours
@@ -59,6 +70,7 @@ class Exchange:
         self._wake = asyncio.Event()
         self._trouble: Exception | None = None
         self._clock = asyncio.get_running_loop().time
+        self._since = self._clock()  # when the wait for the server began, or its present part
 
     async def run(self) -> None:
         """Send what the stock has; return when it is empty, `stopping` is set, or the connection is over.
@@ -109,14 +121,17 @@ class Exchange:
 
     def left(self) -> None:
         """All that was written has left."""
+        self._waited(Phase.BODY)
         self._guard(self._expect)
 
     def lost(self, reason: str) -> None:
         """The connection is gone."""
+        self._waited()
         self._fail(f"{reason} {self.engine.where}")
 
     def expired(self) -> None:
         """The server took too long, or did not take what we sent."""
+        self._waited(Phase.BODY if self._wire.unsent else None)
         seconds = self._block if self._wire.unsent else self._limits.get(self.engine.awaited, self._block)
         owing = not self._wire.unsent and self.engine.awaited
         what = "no reply" if owing else "the server took no more"
@@ -134,9 +149,21 @@ class Exchange:
     def _go_on(self) -> None:
         """Go on for a reason of our own: files were read, or reports have become durable."""
         self._stirring.stir()
+        if self.engine.idle:
+            self._since = self._clock()
         self._guard(self._advance)
 
+    def _waited(self, phase: Phase | None = None) -> None:
+        """Measure a part of the wait for the server; it was for `phase`, or for the reply that is due."""
+        now = self._clock()
+        if phase is None and (step := self.engine.awaited) is not None:
+            phase = _PHASES[step]
+        if phase is not None:
+            self._figures.waited(phase, now - self._since)
+        self._since = now
+
     def _receive(self, octets: bytes) -> None:
+        self._waited()
         self.engine.now = self._reporter.clock()
         self.engine.receive(octets, self._wire.unsent, self._wire.unacknowledged)
         if self.engine.throttled is not None:

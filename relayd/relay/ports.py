@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import TlsSession
@@ -81,6 +82,7 @@ class InHand(Protocol):
 
 
 Sessions = Callable[[TlsSession], None]  # learns how TLS went, once for each connection; does not block
+Measured = Callable[[Figures], None]  # learns what a run measured, once, at its end; does not block
 Withdrawn = Callable[[str], bool]  # whether an operator has held or removed the message of this id meanwhile
 
 
@@ -95,3 +97,4 @@ class Ports:
     in_hand: InHand
     sessions: Sessions
     withdrawn: Withdrawn
+    measured: Measured = lambda figures: None

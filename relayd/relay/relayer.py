@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Site
@@ -85,11 +86,13 @@ class Relayer:
         # What would rather go without TLS than not at all is not counted: so are reports sent, which are not to be
         # about themselves (RFC 8460 section 3).
         reported = [delivery for delivery in deliveries if delivery.tls is not TlsWish.OPTIONAL]
+        figures = Figures()
         work = Work(
             stock=stock,
             reporter=reporter,
             withdrawn=[],
             stirring=self._stirring,
+            figures=figures,
             token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
             domains=_domains(deliveries),
             reported=_domains(reported),
@@ -101,6 +104,9 @@ class Relayer:
             with contextlib.suppress(Exception), self._stirring.waiting_for_us():
                 await until_done(reporter.all_durable())
             raise
+        finally:
+            if figures:
+                equipment.ports.measured(figures)
         for load in work.withdrawn:
             load.discard()
         undone = [load.delivery for load in work.withdrawn] + self._given_back + stock.rest()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Host, Site, Target
@@ -47,12 +48,13 @@ STRAY = "the policy does not name this mail exchanger"  # in a report
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a run has to do: `stock` is left of it, `withdrawn` is not to be sent any more; `domains` are the
-    recipients', `reported` those of them that are told how TLS went."""
+    recipients', `reported` those of them that are told how TLS went; `figures` is what is measured."""
 
     stock: Stock
     reporter: Reporter
     withdrawn: list[Load]
     stirring: Stirring
+    figures: Figures
     token: RunToken
     domains: tuple[str, ...]
     reported: tuple[str, ...]
@@ -173,6 +175,7 @@ class Round:
             memory=self._equipment.tls,
             partings=self._equipment.partings,
             stirring=self._work.stirring,
+            figures=self._work.figures,
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
             token=self._work.token,
@@ -259,6 +262,7 @@ class Round:
         equipment, work, offered = self._equipment, self._work, established.capabilities
         settings = equipment.settings
         work.reporter.met(str(target), established.evidence, offered)
+        work.figures.connected(target.demand, established.evidence)
         self._bring_back()
         work.stock.suit(offered)
         engine = engine_for(
@@ -277,6 +281,7 @@ class Round:
             equipment.ports,
             settings,
             work.stirring,
+            work.figures,
             work.withdrawn,
         )
         self._exchange = exchange

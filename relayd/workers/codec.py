@@ -15,6 +15,7 @@ from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures, Histogram, Phase
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
 from relayd.mail.recipient import Notify, Recipient, Status
@@ -33,6 +34,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _STATUS = {status.value: status for status in Status}
 _SCOPE = {scope.value: scope for scope in Scope}
 _WISH = {wish.value: wish for wish in TlsWish}
+_PHASE = {phase.value: phase for phase in Phase}
 _PROOF = {proof.value: proof for proof in Proof}
 _FAILURE: dict[str, type[Deferred] | type[Failed]] = {"deferred": Deferred, "failed": Failed}
 
@@ -256,6 +258,27 @@ def _evidence_of(packed: Packed | None) -> Evidence | None:
         return None
     version, cipher, proof, matched = packed
     return Evidence(version=version, cipher=cipher, proof=_PROOF[proof], matched=matched)
+
+
+# what a run measured
+
+
+def pack_figures(figures: Figures) -> Packed:
+    """See the module."""
+    waits = [(phase.value, each.bounds, each.counts, each.total) for phase, each in figures.waits.items()]
+    return waits, list(figures.connections.items())
+
+
+def figures_of(packed: Packed) -> Figures:
+    """Undo `pack_figures`."""
+    waits, connections = packed
+    return Figures(
+        waits={_PHASE[phase]: Histogram(bounds, counts, total) for phase, bounds, counts, total in waits},
+        connections=dict(connections),
+    )
+
+
+# the end of a run
 
 
 def pack_ended(ended: Ended, numbers: Mapping[str, int]) -> Packed:

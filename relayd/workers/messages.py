@@ -29,6 +29,7 @@ SETTLED = "settled"  # report, run, place of the delivery in it, attempt
 LOOK_UP = "look up"  # question, host, site, destinations
 ASK_TOKEN = "ask token"  # question, key of the site, the token that was rejected or an empty text
 TLS = "tls"  # how TLS went on a connection
+FIGURES = "figures"  # what a run measured
 ENDED = "ended"  # run, what it left
 RAISED = "raised"  # run, the exception; what was not settled is undone
 PONG = "pong"  # number, for how long each run has not stirred: what was sent before its PING is in force

@@ -105,6 +105,11 @@ class Pool:
 
     # what its relayers ask
 
+    @property
+    def running(self) -> int:
+        """How many workers there are now."""
+        return len(self._processes)
+
     def idlest(self) -> Process | None:
         """Return the worker with the fewest runs, None if there is none now."""
         return min(self._processes, key=lambda process: len(process.runs), default=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relayd.mail.events import Events
-from relayd.relay.ports import AddressBook, Reports, Sessions, Tokens
+from relayd.relay.ports import AddressBook, Measured, Reports, Sessions, Tokens
 from relayd.spool.notes import Noted
 
 
@@ -58,3 +58,4 @@ class PoolPorts:
     premises: Premises
     clock: Callable[[], datetime]
     events: Events
+    measured: Measured = lambda figures: None

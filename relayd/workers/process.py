@@ -60,6 +60,7 @@ class Process:
             messages.LOOK_UP: self._look_up,
             messages.ASK_TOKEN: self._ask_token,
             messages.TLS: self._tls,
+            messages.FIGURES: lambda figures: ports.measured(codec.figures_of(figures)),
             messages.PONG: self._answered,
             messages.COMPLAINT: lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
         }

@@ -15,6 +15,7 @@ from typing import Any
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Host, Site, Target
 from relayd.mail.tls import TlsSession
@@ -63,6 +64,10 @@ class Upstream:
     def session(self, session: TlsSession) -> None:
         """See relayd/relay/ports.py."""
         self._channel.send((messages.TLS, codec_sites.pack_session(session)))
+
+    def measured(self, figures: Figures) -> None:
+        """See relayd/relay/ports.py."""
+        self._channel.send((messages.FIGURES, codec.pack_figures(figures)))
 
     async def addresses(
         self, host: Host, site: Site, destinations: Sequence[str]

@@ -111,6 +111,7 @@ class Worker:
             bodies=BodiesPort(Bodies(setup.bodies)),
             in_hand=InHandPort(notes),
             sessions=upstream.session,
+            measured=upstream.measured,
             withdrawn=lambda message_id: message_id in upstream.withdrawn,
         )
         relayers = self._relayers = Relayers(setup.settings, ports, _now)

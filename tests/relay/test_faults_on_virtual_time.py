@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from relayd.mail.figures import Figures
 from relayd.mail.outcome import Deferred, Delivered, Outcome
 from relayd.mail.reply import Reply
 from relayd.relay.capabilities import Capabilities
@@ -84,7 +85,7 @@ async def _play(
     async with connected(server, TIMEOUTS) as (wire, ours):
         await asyncio.sleep(0)
         began = clock()
-        await Exchange(wire, engine, stock, reporter, ports, bench.settings, Stirring(clock), []).run()
+        await Exchange(wire, engine, stock, reporter, ports, bench.settings, Stirring(clock), Figures(), []).run()
         seconds = clock() - began
         await asyncio.sleep(3600)  # whatever can still leave, leaves
         if bench.reports.attempts:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures, Histogram
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Delivered, Failed
 from relayd.mail.recipient import Notify, Recipient
@@ -50,6 +51,9 @@ for noun, strategy in {
     st.register_type_strategy(noun, strategy)
 for each in (Address, Body, EnhancedStatus, Reply, Credentials, Host, Recipient, Target, Deferred, Failed, Delivered):
     st.register_type_strategy(each, every_field(each))
+
+st.register_type_strategy(Histogram, every_field(Histogram))
+st.register_type_strategy(Figures, every_field(Figures))
 
 deliveries = every_field(Delivery, recipients=st.lists(every_field(Recipient), max_size=3).map(tuple))
 
@@ -105,3 +109,8 @@ def test_a_field_that_is_not_carried_is_noticed() -> None:
 
     with pytest.raises(AssertionError):
         crosses()
+
+
+@given(every_field(Figures))
+def test_what_a_run_measured_comes_out_as_it_went_in(figures: Figures) -> None:
+    assert codec.figures_of(across(codec.pack_figures(figures))) == figures
