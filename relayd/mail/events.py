@@ -114,6 +114,14 @@ class WorkerDied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """So many jobs of the queue were written in one group commit, which took that long, syncing included."""
+
+    jobs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded:
     """A part cannot do its work now; nothing is lost, and it is tried again."""
 
@@ -186,6 +194,7 @@ Event: TypeAlias = (
     | Marked
     | HeldAfterDeaths
     | WorkerDied
+    | Committed
     | Degraded
     | Restored
     | Lifecycle

@@ -10,6 +10,7 @@ from relayd.mail.events import (
     Accepted,
     Attempted,
     ClockLeapt,
+    Committed,
     Degraded,
     Event,
     FileLeft,
@@ -92,7 +93,7 @@ class Observer:
                 add(Counted.DEGRADED)
             case Trouble():
                 add(Counted.TROUBLE)
-            case Restored() | Lifecycle() | ClockLeapt() | Warned() | TlsReported():
+            case Committed() | Restored() | Lifecycle() | ClockLeapt() | Warned() | TlsReported():
                 pass
             case _:
                 assert_never(event)
@@ -143,6 +144,8 @@ class Observer:
                 self._write_report(event)
             case Trouble():
                 log.error("trouble", part=event.part, detail=event.detail)
+            case Committed():
+                pass
             case _:
                 assert_never(event)
 

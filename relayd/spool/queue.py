@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from enum import Enum
+from typing import Protocol, TypeAlias
 
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
@@ -80,6 +81,18 @@ class Shape:
     def total(self) -> int:
         """How many wait and are not held."""
         return sum(self.ages)
+
+
+class Waiting(Enum):
+    """How a recipient that is not final waits."""
+
+    QUEUED = "queued"  # not tried yet
+    DEFERRED = "deferred"
+    HELD = "held"
+    IN_FLIGHT = "in-flight"
+
+
+Census: TypeAlias = Mapping[Waiting, tuple[int, ...]]  # how many wait so, by age as in `Shape`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +198,12 @@ class Queue(Protocol):
 
     async def shape(self, now: datetime) -> list[Shape]:
         """Return how much waits at each destination that has any; the memory it takes is bounded by these."""
+
+    async def census(self, now: datetime) -> Census:
+        """Return how many wait, of all destinations together, each way of waiting with all its ages.
+
+        Takes a second or so for a million; no other look-up and no commit waits for it.
+        """
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         """Return the ids of the `limit` oldest messages that wait for an address."""

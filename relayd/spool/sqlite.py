@@ -43,7 +43,7 @@ from relayd.spool.connection import Connect, Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Census, Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
 
@@ -74,6 +74,7 @@ class SqliteQueue:
         self._new_id = new_notice_id
         self._changes = Link(path, read_only=False, events=events, connect=connect)
         self._looks = Link(path, read_only=True, events=_ignore, connect=connect)
+        self._census = Link(path, read_only=True, events=_ignore, connect=connect)
         self._writer: Writer | None = None
 
     @classmethod
@@ -107,7 +108,7 @@ class SqliteQueue:
             if isinstance(error, OSError) or (isinstance(error, QueueError) and error.__cause__ is None):
                 raise QueueError(f"{path}: {error}") from error
             raise
-        queue._writer = Writer(queue._changes)
+        queue._writer = Writer(queue._changes, events)
         return queue
 
     async def close(self) -> None:
@@ -119,6 +120,7 @@ class SqliteQueue:
                 await self._change(lambda db: leases.leave(db, owner))
         writer, self._writer = self._writer, None
         await writer.close()
+        await self._census.close()
         await self._looks.close()
         await self._changes.close()
 
@@ -278,6 +280,14 @@ class SqliteQueue:
 
     async def shape(self, now: datetime) -> list[Shape]:
         return await self._look(lambda db: waiting.shape(db, now))
+
+    async def census(self, now: datetime) -> Census:
+        if self._writer is None:
+            raise QueueError("the queue is closed")
+        try:
+            return await self._census.run(lambda db: waiting.census(db, now))
+        finally:
+            await self._census.close()  # it is seldom wanted, and takes memory
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look(lambda db: waiting.waiting_for(db, address, limit))

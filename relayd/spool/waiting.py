@@ -13,11 +13,18 @@ from datetime import datetime, timedelta
 from relayd.mail.address import Address
 from relayd.mail.message import arrival_of, new_id
 from relayd.spool.database import Database
-from relayd.spool.queue import AGES, Shape
+from relayd.spool.queue import AGES, Census, Shape, Waiting
 
 SELECT_WAITING = """
     SELECT destination, message, held, lease IS NOT NULL FROM recipients
     WHERE status IN ('queued', 'deferred') ORDER BY message
+"""
+SELECT_CENSUS = f"""
+    SELECT
+        CASE WHEN lease IS NOT NULL THEN 'in-flight' WHEN held THEN 'held' ELSE status END AS how,
+        {" + ".join(f"(message < ?{number})" for number in range(1, len(AGES) + 1))} AS age,
+        count(*)
+    FROM recipients WHERE status IN ('queued', 'deferred') GROUP BY how, age
 """
 SELECT_WAITING_FOR = """
     SELECT DISTINCT message FROM recipients
@@ -66,6 +73,14 @@ def _counted(db: Database, now: datetime) -> dict[str, _Count]:
             count.ages[age] += 1
             count.in_flight += leased
     return counts
+
+
+def census(db: Database, now: datetime) -> Census:
+    """See the contract.  SQLite counts by itself, so that the interpreter is free meanwhile."""
+    counts = {each: [0] * (len(AGES) + 1) for each in Waiting}
+    for how, age, count in db.execute(SELECT_CENSUS, [_first_id(now - age) for age in AGES]):
+        counts[Waiting(how)][age] = count
+    return {each: tuple(ages) for each, ages in counts.items()}
 
 
 def _first_id(at: datetime) -> str:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, cast
 
 from relayd.mail.errors import QueueError
+from relayd.mail.events import Committed, Events
 from relayd.spool.database import Job
 
 T = TypeVar("T")
@@ -31,10 +33,11 @@ class Committer(Protocol):
 
 
 class Writer:
-    """See the module.  `close` writes what has gathered and then refuses more."""
+    """See the module.  `close` writes what has gathered and then refuses more.  `events` is told of each batch."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, events: Events) -> None:
         self._committer = committer
+        self._events = events
         self._gathered: deque[tuple[Job[Any], asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -74,10 +77,13 @@ class Writer:
 
     async def _write_batch(self, batch: Sequence[tuple[Job[Any], asyncio.Future[Any]]]) -> None:
         results: Sequence[object]
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             results = await self._committer.commit([job for job, _ in batch])
         except Exception as error:
             results = [error] * len(batch)
+        seconds = clock() - began
         for (_, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue
@@ -85,3 +91,6 @@ class Writer:
                 future.set_exception(result)
             else:
                 future.set_result(result)
+        if done := sum(not isinstance(result, Exception) for result in results):
+            with suppress(Exception):  # of who listens: what is recorded is recorded
+                self._events(Committed(jobs=done, seconds=seconds))

@@ -19,7 +19,7 @@ from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.mail.tls import TlsWish
-from relayd.spool.queue import HistoryRow, Listed, Queue
+from relayd.spool.queue import HistoryRow, Listed, Queue, Waiting
 from relayd.spool.sqlite import SqliteQueue
 from tests.simulation.inline import InlineConnections
 from tests.simulation.queue import MemoryQueue
@@ -1060,6 +1060,33 @@ class TestShape:
         await queue.add([a_message(arrived=NOW + HOUR)])
 
         assert (await queue.shape(NOW))[0].ages[0] == 1
+
+
+class TestCensus:
+    async def test_recipients_are_counted_by_how_they_wait_and_by_age(self, queue: Queue) -> None:
+        held, new, old = a_message(), a_message("a@one.example", "b@two.example"), a_message(arrived=NOW - 30 * HOUR)
+        await queue.add([held, new])
+        await queue.hold([held.id])
+        deferred = [settled(each, Status.DEFERRED, due=NOW + HOUR) for each in await claimed(queue)]
+        await queue.settle(deferred)
+        await queue.add([old])
+        await claimed(queue, "two.example", limit=1)
+
+        census = await queue.census(NOW)
+
+        young = (1, *[0] * 9)
+        assert census == {
+            Waiting.QUEUED: (0, *[0] * 8, 1),
+            Waiting.DEFERRED: young,
+            Waiting.HELD: young,
+            Waiting.IN_FLIGHT: young,
+        }
+
+    async def test_what_is_final_is_in_no_census(self, queue: Queue) -> None:
+        await queue.add([a_message("a@one.example")])
+        await queue.settle([settled(each, Status.DELIVERED) for each in await claimed(queue)])
+
+        assert {sum(ages) for ages in (await queue.census(NOW)).values()} == {0}
 
 
 class TestWaitingFor:

@@ -23,7 +23,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import new_id
 from relayd.mail.recipient import CHANGES, Status
 from relayd.mail.settlement import Action, Settlement
-from relayd.spool.queue import HistoryRow, Listed
+from relayd.spool.queue import HistoryRow, Listed, Waiting
 from tests.contracts.test_queue import TheQueue, in_memory, on_sqlite
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message, by
 
@@ -211,6 +211,14 @@ class QueueMachine(RuleBasedStateMachine):
             assert shape.held == sum(held and not leased for held, leased in mine)
             assert shape.in_flight == sum(leased for _, leased in mine)
             assert shape.total == len(mine) - shape.held
+
+    @invariant()
+    def the_census_counts_the_same(self) -> None:
+        census = {how: sum(ages) for how, ages in self.run(self.queue.census(self.now)).items()}
+        shapes = self.run(self.queue.shape(self.now))
+        assert census[Waiting.HELD] == sum(shape.held for shape in shapes)
+        assert census[Waiting.IN_FLIGHT] == sum(shape.in_flight for shape in shapes)
+        assert sum(census.values()) == sum(shape.total + shape.held for shape in shapes)
 
     @invariant()
     def they_agree(self) -> None:

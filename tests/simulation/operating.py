@@ -16,7 +16,7 @@ from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
 from relayd.spool.operators import HELD_BY_OPERATOR
-from relayd.spool.queue import AGES, HistoryRow, Listed, Shape
+from relayd.spool.queue import AGES, Census, HistoryRow, Listed, Shape, Waiting
 from relayd.spool.rows import storable
 from relayd.spool.sites import FORGOTTEN
 from relayd.spool.takeover import MARKED_REPLY, MAX_DEATHS, TakenOver
@@ -161,6 +161,22 @@ def _shape(db: Tables, destination: str, rows: list[Row], younger: list[str]) ->
         in_flight=sum(row.lease is not None for row in rows),
         oldest=arrival_of(min(row.message.message.id for row in rows)),
     )
+
+
+def census(db: Tables, now: datetime) -> Census:
+    """See the contract."""
+    younger = [new_id(now - age + timedelta(milliseconds=1), random=0) for age in AGES]
+    counts = {each: [0] * (len(AGES) + 1) for each in Waiting}
+    for row in _open(db.messages.values()):
+        age = next((n for n, first in enumerate(younger) if row.message.message.id >= first), len(AGES))
+        counts[_how(row)][age] += 1
+    return {each: tuple(ages) for each, ages in counts.items()}
+
+
+def _how(row: Row) -> Waiting:
+    if row.lease is not None:
+        return Waiting.IN_FLIGHT
+    return Waiting.HELD if row.message.held else Waiting(row.recipient.status.value)
 
 
 def waiting_for(db: Tables, address: Address, limit: int) -> list[str]:

@@ -27,7 +27,7 @@ from relayd.mail.settlement import Notice, Settlement
 from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Census, Due, HistoryRow, Lease, Listed, Shape
 from relayd.spool.takeover import TakenOver
 from tests.simulation import claiming, operating, settling
 from tests.simulation.sabotage import Abandoned, Calm, Faults
@@ -229,6 +229,9 @@ class MemoryQueue:
 
     async def shape(self, now: datetime) -> list[Shape]:
         return await self._look("shape", operating.shape, now)
+
+    async def census(self, now: datetime) -> Census:
+        return await self._look("census", operating.census, now)
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look("waiting_for", operating.waiting_for, address, limit)

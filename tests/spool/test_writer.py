@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from relayd.mail.errors import QueueError
+from relayd.mail.events import Committed, Event
 from relayd.spool.database import Database, Job
 from relayd.spool.writer import MAX_BATCH, Writer
 
@@ -39,7 +40,7 @@ def number(n: int, db: Database) -> int:
 
 async def test_what_gathers_during_a_commit_goes_into_the_next_together() -> None:
     slow = Slow()
-    writer = Writer(slow)
+    writer = Writer(slow, lambda event: None)
     first = asyncio.ensure_future(writer.run(lambda db: 0))
     while not slow.batches:
         await asyncio.sleep(0)
@@ -53,10 +54,41 @@ async def test_what_gathers_during_a_commit_goes_into_the_next_together() -> Non
     await writer.close()
 
 
+async def test_each_batch_is_told_with_what_was_done_of_it() -> None:
+    slow = Slow()
+    slow.go.set()
+    told: list[Event] = []
+    writer = Writer(slow, told.append)
+
+    def wrong(db: Database) -> None:
+        raise ValueError("wrong")
+
+    await asyncio.gather(writer.run(lambda db: 1), writer.run(wrong), return_exceptions=True)
+    await writer.close()
+
+    (committed,) = told
+    assert isinstance(committed, Committed)
+    assert committed.jobs == 1
+    assert 0 <= committed.seconds < 10
+
+
+async def test_a_listener_that_raises_takes_nothing_from_the_waiters() -> None:
+    slow = Slow()
+    slow.go.set()
+
+    def listen(event: Event) -> None:
+        raise RuntimeError(event)
+
+    writer = Writer(slow, listen)
+
+    assert [await writer.run(lambda db: 1), await writer.run(lambda db: 2)] == [1, 2]
+    await writer.close()
+
+
 async def test_a_batch_is_bounded() -> None:
     slow = Slow()
     slow.go.set()
-    writer = Writer(slow)
+    writer = Writer(slow, lambda event: None)
 
     await asyncio.gather(*(writer.run(lambda db: None) for _ in range(MAX_BATCH + 7)))
 
@@ -67,7 +99,7 @@ async def test_a_batch_is_bounded() -> None:
 async def test_an_exception_goes_to_its_own_waiter() -> None:
     slow = Slow()
     slow.go.set()
-    writer = Writer(slow)
+    writer = Writer(slow, lambda event: None)
 
     def wrong(db: Database) -> None:
         raise ValueError("wrong")
@@ -81,7 +113,7 @@ async def test_an_exception_goes_to_its_own_waiter() -> None:
 
 async def test_a_job_whose_caller_left_before_its_batch_is_not_run() -> None:
     slow = Slow()
-    writer = Writer(slow)
+    writer = Writer(slow, lambda event: None)
     ran: list[int] = []
     first = asyncio.ensure_future(writer.run(lambda db: ran.append(1)))
     while not slow.batches:
@@ -100,7 +132,7 @@ async def test_a_job_whose_caller_left_before_its_batch_is_not_run() -> None:
 async def test_closing_writes_what_has_gathered_and_refuses_more() -> None:
     slow = Slow()
     slow.go.set()
-    writer = Writer(slow)
+    writer = Writer(slow, lambda event: None)
     last = asyncio.ensure_future(writer.run(lambda db: "done"))
     await asyncio.sleep(0)
 
