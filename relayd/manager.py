@@ -32,6 +32,7 @@ from relayd.mail.message import Message
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
 from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
+from relayd.progress import Progress
 from relayd.relays import Relays
 from relayd.routes import Routes
 from relayd.schedule.scheduler import Scheduler
@@ -56,7 +57,8 @@ class ManagerSettings:
 class RelayManager:
     """See the module.  It runs at most `max_connections` relayers at a time, bounded by a semaphore.
 
-    `answers` is what it tells of itself, with what `degraded` knows of the whole daemon's parts.
+    `answers` is what it tells of itself, with what `degraded` knows of the whole daemon's parts; `progress`, whether
+    mail moves.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class RelayManager:
             ready=self._start_relayers_soon,
             changed=self.wake,
         )
+        self.progress = Progress(scheduler, self._routes, monotonic)
         self._relays = Relays(
             scheduler=scheduler,
             routes=self._routes,
@@ -226,6 +229,7 @@ class RelayManager:
         while not self._stopping:
             self._wake.clear()
             await self._health.guarded("check_state", self.check_state())
+            self.progress.round_ended()
             if once and await self._nothing_left():
                 return
             await self._sleep()
@@ -265,8 +269,10 @@ class RelayManager:
         now, began = self._clock(), self._monotonic()
         period = self._scan_at = now + self._settings.check_interval  # also if the queue fails now
         await self._claims.keep(now)
-        for due in await self._queue.due(now, self._scheduler.settings.active_limit):
-            self._routes.mail_for(due.destination, due.recipients)
+        due = await self._queue.due(now, self._scheduler.settings.active_limit)
+        self.progress.looked(due, now)  # before all of it is looked up again
+        for each in due:
+            self._routes.mail_for(each.destination, each.recipients)
         next_due = await self._queue.next_due(now)
         took = timedelta(seconds=self._monotonic() - began)
         self._scan_not_before = min(now + took * IDLE_SHARE, period)

@@ -50,6 +50,9 @@ class DueLike(Protocol):
     @property
     def recipients(self) -> int: ...
 
+    @property
+    def since(self) -> datetime: ...
+
 
 class Queue(Protocol):
     """What the manager needs of the queue: see relayd/spool/queue.py."""

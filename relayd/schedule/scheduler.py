@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -243,6 +243,11 @@ class Scheduler:
             in_core=self._in_core,
             active_limit=self._settings.active_limit,
         )
+
+    @property
+    def sites(self) -> Mapping[str, SiteState]:
+        """The sites that have due mail, a relayer or a back-off; they are not to be changed."""
+        return self._sites
 
     def in_turn(self, site: str) -> bool:
         """Whether the site is in the turn order: it has due mail, and may start a relayer when there is room."""

@@ -14,6 +14,7 @@ from relayd.route.answers import MAX_RECORDS, MAX_TEXT, Exchanger, Found, Kind, 
 from relayd.route.cache import CachingResolver
 from relayd.route.resolver import DnsResolver
 from relayd.route.settings import DnsSettings
+from relayd.route.watched import WatchedResolver
 from tests.support.dns import FaultyDns, MemoryResolver, Zone
 
 TIMEOUT = timedelta(seconds=0.5)
@@ -25,7 +26,7 @@ class World:
     resolver: Resolver
 
 
-@pytest.fixture(params=["dnspython", "cached", "memory"])
+@pytest.fixture(params=["dnspython", "cached", "watched", "memory"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "memory":
         memory = MemoryResolver()
@@ -34,8 +35,17 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     async with FaultyDns() as server:
         resolver = DnsResolver(DnsSettings(nameservers=(server.address,), timeout=TIMEOUT))
         resolver.ask_for_security(True)
-        cached = request.param == "cached"
-        yield World(server, CachingResolver(resolver, lambda: datetime.now(UTC)) if cached else resolver)
+        yield World(server, _around(resolver, request.param))
+
+
+def _around(resolver: Resolver, kind: str) -> Resolver:
+    match kind:
+        case "cached":
+            return CachingResolver(resolver, lambda: datetime.now(UTC))
+        case "watched":
+            return WatchedResolver(resolver, lambda kind, result, seconds: None)
+        case _:
+            return resolver
 
 
 async def test_exchangers_come_best_first_with_their_ttl(world: World) -> None:

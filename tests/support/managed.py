@@ -42,6 +42,7 @@ class Ended:
 class Due:
     destination: str
     recipients: int
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 def a_delivery(number: int, destination: str, lease: int) -> Delivery:
