@@ -18,7 +18,7 @@ from relayd.mail.address import Address, check_local_part, parse_domain
 from relayd.mail.errors import ConfigError, InvalidAddress
 from relayd.mail.pattern import parse_pattern
 from relayd.mail.tls import TlsSetup
-from relayd.password import check_secret, is_out_of_sight, secret_path
+from relayd.password import check_secret, is_out_of_sight, read_password, secret_path
 from relayd.report.settings import DkimKey
 from relayd.route.settings import RouteRule, TlsRule
 from relayd.route.smart_host import parse_host
@@ -37,6 +37,7 @@ from relayd.sections import (
 )
 from relayd.tokens.settings import TokenRule
 from relayd.toml_tables import TomlTables, suggestion
+from relayd.web.settings import HttpSection, Place
 
 MAX_PROCESSES = 64
 MAX_ORGANIZATION = 200  # characters
@@ -96,6 +97,7 @@ class _Reader:
             tls_setup=self._setup,
             tls_rules=tuple(self._tls_rules(domains, sections["tls"])),
             **self._report(report),
+            **self._http(sections["http"]),
             aliases=self._aliases(tables.get("aliases", {})),
             routes=tuple(self._routes(tables.get("route", []))),
             token_rules=tuple(self._token_rules),
@@ -212,6 +214,22 @@ class _Reader:
         if len(section.organization) > MAX_ORGANIZATION or not section.organization.isprintable():
             self._mistake(f"{REPORT}.organization", f"must be of at most {MAX_ORGANIZATION} printable characters")
         return {"tls_report": section, "dkim": self._dkim(section)}
+
+    def _http(self, section: HttpSection) -> dict[str, Any]:
+        """Return where the HTTP server listens, and its token: one that others could reach has one."""
+        place, token = None, ""
+        try:
+            place = Place.parse(section.listen) if section.listen else None
+        except ValueError as error:
+            self._mistake("http.listen", str(error))
+        if section.token_file and (self._unit or not is_out_of_sight(section.token_file)):
+            try:
+                token = read_password(secret_path(section.token_file, self._path.parent), self._spool)
+            except (OSError, ValueError) as error:
+                self._mistake("http.token_file", str(error))
+        if place is not None and not place.private and not section.token_file:
+            self._mistake("http.listen", f"others can reach {place}: that takes a token_file, or a loopback address")
+        return {"http_place": place, "http_token": token}
 
     def _mailbox(self, text: str, key: str) -> str:
         """Check an address that may be left out; return its domain."""

@@ -9,7 +9,6 @@ within `stop_grace`, outcomes to disk, leases given back, the lock.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import signal
@@ -20,8 +19,9 @@ from pathlib import Path
 import uvloop
 
 from relayd import __version__
-from relayd.allocator import keep_little
+from relayd.allocator import keep_little, rest_from_garbage
 from relayd.attempt.manager import AttemptManager
+from relayd.census import LastCensus
 from relayd.clock import Clock
 from relayd.config import load
 from relayd.control import listen
@@ -30,6 +30,7 @@ from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Lifecycle, Restored, Warned
 from relayd.manager import RelayManager
+from relayd.monitoring import Monitoring, Sources
 from relayd.observe.counters import Counted
 from relayd.observe.observing import Observing
 from relayd.password import read_password
@@ -44,9 +45,11 @@ from relayd.route.router import Router
 from relayd.route.sts_cache import StsCache
 from relayd.route.sts_source import StsPolicies
 from relayd.route.validation import DaneAvailability
+from relayd.route.watched import WatchedResolver
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
+    http_settings,
     manager_settings,
     relay_settings,
     report_settings,
@@ -69,7 +72,6 @@ EX_OK = 0
 EX_TEMPFAIL = 75
 STATUS_INTERVAL = timedelta(seconds=10)
 CONFIGURATION = "configuration"  # a part, in events
-GARBAGE = (5_000, 10, 1_000)  # thresholds of the three generations (gc.set_threshold)
 
 
 def run(config: Config, *, once: bool) -> int:
@@ -93,6 +95,7 @@ class Daemon:
         self._processes = config.relay.processes
         self._events = Observing(STDERR, config.log, os.environ)
         self._clock = Clock()
+        self._monitoring = Monitoring(self._events, self._clock)
         self._supervisor = Supervisor()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -114,8 +117,10 @@ class Daemon:
             await self._assemble(spool, stack)
             control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)
             await stack.enter_async_context(control)
+            await self._monitoring.start(http_settings(self._config, self._identity), self._sources(spool))
+            stack.push_async_callback(self._monitoring.close)
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))
-            _rest_from_garbage()
+            rest_from_garbage()
             self._supervisor.ready()
             await self._relay(once)
             waits = once and await self._anything_waits(spool)
@@ -197,7 +202,8 @@ class Daemon:
         )
         self._https = Https(NamesPort(lambda: self._router))
         stack.push_async_callback(self._https.close)
-        self._texts = CachingResolver(self._resolver, self._clock)
+        watched = WatchedResolver(self._resolver, self._monitoring.asked)
+        self._texts = CachingResolver(watched, self._clock)
         self._policies = await self._known_policies(spool.root / "mta-sts")
         stack.push_async_callback(self._policies.close)
         self._tokens = Tokens(
@@ -210,7 +216,7 @@ class Daemon:
         stack.push_async_callback(self._tokens.close)
         self._router = Router(
             route_settings(self._config, self._identity),
-            self._resolver,
+            watched,
             clock=self._clock,
             own_addresses=own_addresses,
             policies=self._policies,
@@ -240,6 +246,7 @@ class Daemon:
             in_hand=InHandPort(spool.notes),
             sessions=self._reports.session,
             withdrawn=lambda message_id: self._manager.withdrawn(message_id),
+            measured=self._monitoring.measured,
         )
         return Relayers(relay_settings(self._config, self._identity), ports, self._clock)
 
@@ -257,10 +264,24 @@ class Daemon:
             premises=premises,
             clock=self._clock,
             events=self._events,
+            measured=self._monitoring.measured,
         )
         pool = Pool(self._processes, relay_settings(self._config, self._identity), ports)
         pool.start()
         return pool
+
+    def _sources(self, spool: Spool) -> Sources:
+        relayers = self._relayers
+        return Sources(
+            progress=self._manager.progress,
+            scheduler=self._scheduler,
+            census=LastCensus(spool.queue, self._clock),
+            spool=spool.root,
+            scratch=spool.bodies.scratch,
+            workers=lambda: relayers.running if isinstance(relayers, Pool) else 0,
+            workers_wanted=self._processes,
+            check_interval=lambda: self._config.relay.check_interval,
+        )
 
     def _report_settings(self) -> ReportSettings | None:
         settings = report_settings(self._config, self._identity)
@@ -291,10 +312,12 @@ class Daemon:
         beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
         beside.append(asyncio.create_task(self._dane.watch()))
         relaying = asyncio.create_task(self._manager.run(once=once))
+        self._monitoring.started()
         try:
             await asyncio.wait([relaying, beside[1]], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._supervisor.stopping()
+            self._monitoring.stopping()
             self._events(Lifecycle(state="stopping"))
             await self._manager.stop(self._hurry, self._config.relay.stop_grace)
             await relaying
@@ -367,14 +390,7 @@ class Daemon:
         self._reports.reload(self._report_settings())
         self._relayers.reload(relay_settings(config, self._identity))
         self._manager.reload(manager_settings(config))
-
-
-def _rest_from_garbage() -> None:
-    """Leave what is there by now out of all collections, and make full ones rare: with a long queue each would stop the
-    loop for a tenth of a second.  What dies young, as nearly everything here does, is collected as before."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
+        self._monitoring.reload(http_settings(config, self._identity))
 
 
 def _identity(config: Config) -> Identity:

@@ -20,6 +20,7 @@ from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
 from relayd.tokens.settings import ClientAuth, TokenRule
+from relayd.web.settings import HttpSection, Place
 
 Octets = Annotated[int, "octets"]
 OrNone = Annotated[int, "0 is allowed, and means none"]
@@ -142,6 +143,9 @@ class Config:
     dkim: DkimKey | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     log: LogSettings = field(default_factory=LogSettings)
+    http: HttpSection = field(default_factory=HttpSection)
+    http_place: Place | None = None
+    http_token: str = ""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     routes: tuple[RouteRule, ...] = ()
     token_rules: tuple[TokenRule, ...] = ()
@@ -161,6 +165,7 @@ SECTIONS: dict[str, type] = {
     "tls": TlsSection,
     "timeouts": Timeouts,
     "log": LogSettings,
+    "http": HttpSection,
 }
 
 

@@ -11,6 +11,7 @@ from relayd.route.settings import RouteSettings
 from relayd.schedule.settings import ScheduleSettings
 from relayd.sections import Config
 from relayd.submission.settings import SubmissionSettings
+from relayd.web.settings import HttpSettings
 
 WATCHDOG = 2  # times the longest wait for a server: a relayer that is silent for longer hangs
 
@@ -86,6 +87,11 @@ def report_settings(config: Config, identity: Identity) -> ReportSettings | None
         sender=sender,
         dkim=config.dkim,
     )
+
+
+def http_settings(config: Config, identity: Identity) -> HttpSettings:
+    """Return the HTTP server's settings."""
+    return HttpSettings(place=config.http_place, token=config.http_token, hostname=identity.hostname)
 
 
 def relay_settings(config: Config, identity: Identity) -> RelaySettings:

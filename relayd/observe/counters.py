@@ -5,6 +5,7 @@ The names are an interface, as the log's keys are: they are served as metrics un
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 
 
@@ -49,6 +50,11 @@ class Counters:
 
     def __getitem__(self, counted: Counted) -> int:
         return self._figures[counted]
+
+    def described(self) -> Iterator[tuple[str, str, int]]:
+        """Yield all figures, each with its name and what it counts."""
+        for counted, figure in self._figures.items():
+            yield counted.label, counted.help_text, figure
 
     def snapshot(self) -> dict[str, int]:
         """Return all figures by name, those that are 0 too."""
