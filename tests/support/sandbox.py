@@ -46,6 +46,8 @@ NOT_REPRODUCED = {
     "KeyringMode": "a session keyring of the unit's own; the system-call filter refuses keyctl anyway",
     "ProtectKernelModules": "the capability and the calls are gone; /usr/lib/modules stays readable here",
     "RemoveIPC": "happens after the unit has ended",
+    "RuntimeDirectory": "a directory of its own in /run, gone when the unit has ended; no restriction",
+    "RuntimeDirectoryMode": "likewise",
     "TasksMax": "a limit of the service's cgroup",
 }
 # How it is started, watched and stopped: no restriction.
