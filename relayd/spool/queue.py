@@ -57,6 +57,7 @@ class HistoryRow:
     recipients: tuple[Recipient, ...]
 
 
+TOLD_WITHIN = timedelta(minutes=1)  # a queue that takes anything is told sooner that the clock was set
 AGES = tuple(timedelta(minutes=5 * 2**power) for power in range(9))  # 5 minutes to 1280, as Postfix's qshape has them
 
 
@@ -135,6 +136,8 @@ class Queue(Protocol):
 
         What waits until after `latest` even so is due at `now`, for nothing waits so long; what seems to have arrived
         after `now` arrived then.  With `by` 0 only that: before a start the clock may have been set by anything.
+        What arrived or was tried within `TOLD_WITHIN` (or `by`, if that is less) of a `now` that was set forward did so
+        since then, by the new time: it stays.
         """
 
     async def next_due(self, now: datetime) -> datetime | None:

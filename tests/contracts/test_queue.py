@@ -809,7 +809,7 @@ class TestClockWasSet:
         assert await queue.next_due(NOW - 2 * HOUR) == NOW - HOUR
         (site,) = await queue.sites()
         assert (site.retry_at, site.since) == (NOW + MINUTE - 2 * HOUR, NOW - MINUTE - 2 * HOUR)
-        await queue.clock_was_set(2 * HOUR, NOW, self.LATEST)
+        await queue.clock_was_set(2 * HOUR, NOW + 2 * MINUTE, self.LATEST)
         assert (await the_recipient(queue, message)).due == NOW + HOUR
         assert await queue.sites() == [a_back_off()]
 
@@ -820,6 +820,20 @@ class TestClockWasSet:
         await queue.clock_was_set(-HOUR, NOW - HOUR, self.LATEST)
 
         assert len(await claimed(queue, now=NOW - HOUR)) == 1
+
+    async def test_what_came_or_was_tried_since_the_clock_was_set_forward_stays_as_it_is(self, queue: Queue) -> None:
+        """P7: the queue is told some seconds later, and what came in these has its times from the new clock."""
+        tried = a_message(arrived=NOW - HOUR)
+        await queue.add([tried])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + MINUTE)])
+        new = a_message(arrived=NOW)
+        await queue.add([new])
+
+        await queue.clock_was_set(2 * HOUR, NOW + MINUTE / 2, self.LATEST)
+
+        assert (await the_recipient(queue, new.id)).due == NOW
+        assert (await the_recipient(queue, tried.id)).due == NOW + MINUTE
 
     async def test_what_waits_for_a_time_that_nobody_can_have_meant_is_due(self, queue: Queue) -> None:
         """P7: as at a start of which nobody knows what happened to the clock before it."""
