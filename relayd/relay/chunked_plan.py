@@ -58,8 +58,9 @@ class ChunkedEngine(Engine):
         """Send a piece of the body that is streaming."""
         assert self.streaming is not None
         if octets:
-            self._put(commands.bdat(len(octets)))
+            self._put(command := commands.bdat(len(octets)))
             self._put(octets)
+            self.streaming.load.note(self.now, command)
             self._expect(Step.CHUNK, self.streaming)
 
     @property
@@ -83,8 +84,9 @@ class ChunkedEngine(Engine):
             self._reset(transaction)
 
     def _end(self, transaction: Transaction, octets: bytes) -> None:
-        self._put(commands.bdat_last(len(octets)))
+        self._put(command := commands.bdat_last(len(octets)))
         self._put(octets)
+        transaction.load.note(self.now, command)
         transaction.end = self.said
         self._expect(Step.FINAL, transaction)
         self.endings.append(transaction.load.delivery)
@@ -94,6 +96,7 @@ class ChunkedEngine(Engine):
     def _reset(self, transaction: Transaction) -> None:
         """End a transaction, however it went: what is behind it begins afresh."""
         self._put(commands.RSET)
+        transaction.load.note(self.now, commands.RSET)
         self._expect(Step.RSET, transaction)
         self._open = None
 
