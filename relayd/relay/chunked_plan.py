@@ -96,7 +96,6 @@ class ChunkedEngine(Engine):
     def _reset(self, transaction: Transaction) -> None:
         """End a transaction, however it went: what is behind it begins afresh."""
         self._put(commands.RSET)
-        transaction.load.note(self.now, commands.RSET)
         self._expect(Step.RSET, transaction)
         self._open = None
 

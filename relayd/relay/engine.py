@@ -235,7 +235,10 @@ class Engine(ABC):
             return
         entry = self._expected.popleft()
         step, transaction, recipient, self._heard = entry
-        transaction.load.note(self.now, reply)
+        if step is Step.CHUNK:
+            transaction.load.note(self.now, reply)
+        elif step is not Step.RSET:
+            transaction.load.remarks.append((self.now, reply))
         try:
             if reply.code == 421:
                 self._break_off(Deferred(reply, Scope.HOST), unsent, transaction)
@@ -266,11 +269,11 @@ class Engine(ABC):
         self._expected.append((step, transaction, None, self.said))
 
     def _say(self, transaction: Transaction, count: int) -> None:
-        note = transaction.load.note
+        remarks = transaction.load.remarks  # of an envelope there is not too much
         for _ in range(count):
             step, recipient, octets = transaction.script.popleft()
             self._put(octets)
-            note(self.now, octets)
+            remarks.append((self.now, octets))
             self._expected.append((step, transaction, recipient, self.said))
 
     def _proceed(self) -> None:

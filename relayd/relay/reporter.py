@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from relayd.mail.attempt import Attempt
-from relayd.mail.outcome import Delivered
+from relayd.mail.outcome import Deferred, Delivered, Failed
 from relayd.mail.tls import Evidence
 from relayd.mail.transcript import Transcript
 from relayd.relay.capabilities import Capabilities
@@ -66,7 +66,8 @@ class Reporter:
     def report(self, load: Load, seconds: float) -> None:
         """Report a load whose every recipient has an outcome."""
         self.reported.add(load.delivery.id)
-        self.delivered += any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
+        others = [one for one in load.outcomes.values() if not isinstance(one, Delivered)]
+        self.delivered += len(others) < len(load.outcomes)
         attempt = Attempt(
             delivery=load.delivery,
             outcomes={number: self._secrecy.of_outcome(outcome) for number, outcome in load.outcomes.items()},
@@ -77,19 +78,18 @@ class Reporter:
             relays_deadline=self.relays_deadline,
             seconds=seconds,
             altered=load.altered,
-            transcript=self._transcript(load),
+            transcript=self._transcript(load, others) if others or self._transcripts is Transcripts.ALL else (),
         )
         load.discard()
         future = asyncio.ensure_future(self._reports.report(attempt))
         self._unresolved.add(future)
         future.add_done_callback(self._durable)
 
-    def _transcript(self, load: Load) -> Transcript:
+    def _transcript(self, load: Load, failures: Iterable[Deferred | Failed]) -> Transcript:
         """Return what was said of a load, where it is wanted; a failure that no reply tells of is its last line."""
-        others = [one for one in load.outcomes.values() if not isinstance(one, Delivered)]
-        if self._transcripts is Transcripts.NONE or not (others or self._transcripts is Transcripts.ALL):
+        if self._transcripts is Transcripts.NONE:
             return ()
-        for reason in dict.fromkeys(one.reason for one in others if one.reason):
+        for reason in dict.fromkeys(one.reason for one in failures if one.reason):
             load.note(self.clock(), reason)
         remarks = [*self._opening, *load.remarks]
         return transcript(remarks, self._secrecy) if remarks else ()

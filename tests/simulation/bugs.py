@@ -56,8 +56,7 @@ RELAYING = (
     _bug(
         "RSET is forgotten behind a chunked message",
         "relay.chunked_plan",
-        "        self._put(commands.RSET)\n        transaction.load.note(self.now, commands.RSET)\n"
-        "        self._expect(Step.RSET, transaction)\n",
+        "        self._put(commands.RSET)\n        self._expect(Step.RSET, transaction)\n",
         "",
     ),
     _bug(
