@@ -8,12 +8,8 @@ from pathlib import Path
 
 import click
 
-from relayd.cli.shown import printable
 from relayd.cli.spool import SpoolBeside, printing
-from relayd.cli.timeline import Timeline, printed, timeline_summary
-from relayd.mail.address import Address
-from relayd.mail.errors import RelaydError
-from relayd.spool.sqlite import SqliteQueue
+from relayd.view.timeline import Timeline, printed, timeline_summary, timelines
 
 
 @click.command(short_help="Show what became of a message, attempt by attempt.")
@@ -28,32 +24,15 @@ def history(config_path: Path, subject: str, limit: int, no_transcripts: bool, a
 
     Finished messages are remembered for relay.history.
     """
-    timelines = asyncio.run(_timelines(SpoolBeside(config_path), subject, limit))
+    found = asyncio.run(_timelines(SpoolBeside(config_path), subject, limit))
     with printing():
         if as_json:
-            found = [timeline_summary(timeline) for timeline in timelines]
-            click.echo(json.dumps(found if "@" in subject else found[0]))
+            shown = [timeline_summary(timeline) for timeline in found]
+            click.echo(json.dumps(shown if "@" in subject else shown[0]))
         else:
-            click.echo("\n".join(printed(timelines, transcripts=not no_transcripts)))
+            click.echo("\n".join(printed(found, transcripts=not no_transcripts)))
 
 
 async def _timelines(spool: SpoolBeside, subject: str, limit: int) -> list[Timeline]:
     async with spool.opened() as queue:
-        if "@" not in subject:
-            found = await _timeline(queue, subject, None)
-            if found is None:
-                raise RelaydError(f"no message {printable(subject)} in the queue or its history")
-            return [found]
-        address = Address.parse(subject)
-        ids = await queue.messages_to(address, limit)
-        timelines = [found for each in ids if (found := await _timeline(queue, each, address)) is not None]
-        if not timelines:
-            raise RelaydError(f"no message to {address} in the queue, or finished within relay.history")
-        return timelines
-
-
-async def _timeline(queue: SqliteQueue, message_id: str, address: Address | None) -> Timeline | None:
-    found = await queue.show(message_id)
-    if found is None:
-        return None
-    return Timeline(found=found, attempts=await queue.attempts(message_id), address=address)
+        return await timelines(queue, subject, limit)

@@ -15,9 +15,7 @@ from typing import Any
 import click
 
 from relayd.cli.route import demand_words, exit_code, way_lines, way_summary
-from relayd.cli.shown import printable
 from relayd.cli.spool import printing
-from relayd.cli.transcripts import transcript_lines, transcript_summary
 from relayd.cli.way import Way, find, router_of
 from relayd.config import load
 from relayd.https import Https
@@ -45,6 +43,8 @@ from relayd.route.router import Router
 from relayd.sections import Config
 from relayd.settings import relay_settings
 from relayd.tokens.tokens import Tokens
+from relayd.view.shown import printable
+from relayd.view.transcripts import transcript_lines, transcript_summary
 
 EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
 

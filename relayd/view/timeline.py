@@ -1,6 +1,6 @@
-"""How the command line shows what became of a message: its arrival, every attempt that is remembered, and its end.
+"""What became of a message: its arrival, every attempt that is remembered, and its end.
 
-Pure.
+Pure, but for `timelines`, which asks the queue.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relayd.cli.shown import iso_time, printable, short_time, standing, summary
-from relayd.cli.transcripts import transcript_lines, transcript_summary
 from relayd.mail.address import Address
 from relayd.mail.attempt import PastAttempt, PastOutcome
+from relayd.mail.errors import RelaydError
 from relayd.mail.recipient import Recipient
-from relayd.spool.queue import HistoryRow, Listed
+from relayd.spool.queue import HistoryRow, Listed, Queue
+from relayd.view.shown import iso_time, printable, short_time, standing, summary
+from relayd.view.transcripts import transcript_lines, transcript_summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,25 @@ class Timeline:
             for outcome in attempt.outcomes:
                 if recipient.number in outcome.numbers:
                     yield attempt, outcome
+
+
+async def timelines(queue: Queue, subject: str, limit: int) -> list[Timeline]:
+    """Return that of a message, by its id, or those of the `limit` newest messages to an address.
+
+    Raises:
+        RelaydError: there is none; or it is no address (InvalidAddress).
+    """
+    address = Address.parse(subject) if "@" in subject else None
+    ids = await queue.messages_to(address, limit) if address else [subject]
+    found = []
+    for message_id in ids:
+        if (message := await queue.show(message_id)) is not None:
+            found.append(Timeline(found=message, attempts=await queue.attempts(message_id), address=address))
+    if not found and address:
+        raise RelaydError(f"no message to {address} in the queue, or finished within relay.history")
+    if not found:
+        raise RelaydError(f"no message {printable(subject)} in the queue or its history")
+    return found
 
 
 def timeline_summary(timeline: Timeline) -> dict[str, Any]:
