@@ -21,8 +21,9 @@ from relayd.mail.events import Event
 from relayd.mail.message import Body, Message, arrival_of, new_id
 from relayd.mail.recipient import Recipient
 from relayd.spool.bodies import Bodies
+from relayd.spool.directories import make_directories
 from relayd.spool.ground import BodyFiles
-from relayd.spool.spool import Spool, make_directories
+from relayd.spool.spool import Spool
 
 BATCH = 5000  # messages in one commit
 APART = timedelta(milliseconds=1)

@@ -7,6 +7,7 @@ What there is to set is in sections.py, how tables are read in toml_tables.py; h
 from __future__ import annotations
 
 import ipaddress
+import os
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,8 +89,7 @@ class _Reader:
         relay: RelaySection = sections["relay"]
         self._check_relay(relay)
         self._spool = (self._path.parent / relay.spool).resolve()
-        if self._spool == Path("/"):
-            self._mistake("relay.spool", "the root directory cannot be a spool")
+        self._check_spool()
         self._setup = self._tls_setup(sections["tls"], "tls")
         return Config(
             path=self._path,
@@ -107,6 +107,14 @@ class _Reader:
         )
 
     # what types cannot say
+
+    def _check_spool(self) -> None:
+        """Two spools, one inside the other, would take each other's files."""
+        if self._spool == Path("/"):
+            self._mistake("relay.spool", "the root directory cannot be a spool")
+        for outer in self._spool.parents:
+            if os.path.exists(outer / "queue.db"):  # False as well where nobody lets us look
+                self._mistake("relay.spool", f"{self._spool} is inside another spool, {outer}")
 
     def _check_relay(self, relay: RelaySection) -> None:
         for key in ("hostname", "origin"):

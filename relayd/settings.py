@@ -97,5 +97,8 @@ def http_settings(config: Config, identity: Identity) -> HttpSettings:
 def relay_settings(config: Config, identity: Identity) -> RelaySettings:
     """Return the relayers' settings."""
     return RelaySettings(
-        hostname=identity.hostname, timeouts=config.timeouts, pipeline_window=config.relay.pipeline_window
+        hostname=identity.hostname,
+        timeouts=config.timeouts,
+        pipeline_window=config.relay.pipeline_window,
+        transcripts=config.relay.transcripts,
     )

@@ -27,6 +27,7 @@ TOP = {
     "daemon",
     "cli",
     "demo",
+    "view",
     "doctor",
     "__main__",
 }  # they may import everything, and only they one another

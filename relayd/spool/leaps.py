@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from relayd.spool.database import Database
+from relayd.spool.queue import TOLD_WITHIN
 from relayd.spool.rows import microseconds
 
 SELECT_TO_COME = """
@@ -29,8 +30,9 @@ def clock_was_set(db: Database, by: timedelta, now: datetime, latest: datetime) 
     at, last = microseconds(now), microseconds(latest)
     db.execute(
         "UPDATE recipients SET due = CASE WHEN due + ?1 > ?3 THEN ?2 ELSE due + ?1 END"
-        " WHERE due IS NOT NULL AND (?1 <> 0 OR due > ?3)",
-        (step, at, last),
+        " WHERE due IS NOT NULL AND (?1 <> 0 OR due > ?3)"
+        " AND (?1 <= 0 OR coalesce(attempted, arrived) NOT BETWEEN ?4 AND ?2)",
+        (step, at, last, microseconds(now - min(by, TOLD_WITHIN))),
     )
     db.execute(
         "UPDATE sites SET since = min(since + ?1, ?2),"

@@ -21,6 +21,7 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import PastAttempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Message
@@ -58,6 +59,7 @@ class HistoryRow:
     recipients: tuple[Recipient, ...]
 
 
+TOLD_WITHIN = timedelta(minutes=1)  # a queue that takes anything is told sooner that the clock was set
 AGES = tuple(timedelta(minutes=5 * 2**power) for power in range(9))  # 5 minutes to 1280, as Postfix's qshape has them
 
 
@@ -148,6 +150,8 @@ class Queue(Protocol):
 
         What waits until after `latest` even so is due at `now`, for nothing waits so long; what seems to have arrived
         after `now` arrived then.  With `by` 0 only that: before a start the clock may have been set by anything.
+        What arrived or was tried within `TOLD_WITHIN` (or `by`, if that is less) of a `now` that was set forward did so
+        since then, by the new time: it stays.
         """
 
     async def next_due(self, now: datetime) -> datetime | None:
@@ -207,6 +211,17 @@ class Queue(Protocol):
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         """Return the ids of the `limit` oldest messages that wait for an address."""
+
+    async def messages_to(self, address: Address, limit: int) -> list[str]:
+        """Return the ids of the `limit` newest messages to an address, in the queue or its history.  May take a second
+        for a million."""
+
+    async def attempts(self, message_id: str) -> list[PastAttempt]:
+        """Return what is remembered of a message's attempts, in the order in which they ended.
+
+        Kept as long as the message and its history row.  Of the deliveries that begin with the same recipient, the
+        last `ATTEMPTS_KEPT`, and the transcripts of the last `TRANSCRIPTS_KEPT`.
+        """
 
     async def leases(self) -> list[Lease]:
         """Return the leases, ended ones too that nobody has cleared away."""

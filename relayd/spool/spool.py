@@ -23,7 +23,7 @@ from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
-from relayd.spool.bodies import sync_directories
+from relayd.spool.directories import make_directories
 from relayd.spool.disk import Disk
 from relayd.spool.ground import Ground, Held, NoteBook, SpoolQueue
 from relayd.spool.takeover import TakenOver
@@ -33,12 +33,6 @@ T = TypeVar("T")
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
-
-ROOT_MODE = 0o755
-PUBLIC = ("new", "tmp", "cur")
-PUBLIC_MODE = 0o3770  # the group may drop; its members cannot touch each other's files, and new ones get its group
-PRIVATE = ("queue", "queue/incoming", "rejected")
-PRIVATE_MODE = 0o700
 
 
 class Spool:
@@ -316,21 +310,3 @@ class Spool:
             await asyncio.to_thread(self.bodies.unlink, placed)
             await asyncio.to_thread(self._ground.sync_all)  # before the original is a dropped file again
         return frozenset(known)
-
-
-def make_directories(root: Path) -> None:
-    """Create what is missing of a spool, durably; modes that somebody chose otherwise are left alone.
-
-    Whoever may write in the spool itself may put another queue there, so nobody else may, whatever the umask is.
-    """
-    made = set()
-    if not root.is_dir():
-        root.mkdir(parents=True, exist_ok=True, mode=ROOT_MODE)
-        made.add(root.parent)
-    for names, mode in ((PUBLIC, PUBLIC_MODE), (PRIVATE, PRIVATE_MODE)):
-        for name in names:
-            with suppress(FileExistsError):
-                (root / name).mkdir(mode & 0o777)  # set-id bits may be forbidden, even where there is nothing to make
-                (root / name).chmod(mode)  # whatever the umask is
-                made.add((root / name).parent)
-    sync_directories(made)

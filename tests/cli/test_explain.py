@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relayd.cli import explain
 from relayd.mail.back_off import BackOff
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.message import new_id
 from relayd.mail.recipient import Status
 from relayd.spool.lock import Lock
 from relayd.spool.sqlite import SqliteQueue
+from relayd.view import explaining
 from tests.cli.situations import CommandLine, waiting
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message
 
@@ -114,7 +114,7 @@ def test_only_what_waits_of_a_message_is_explained(relayd: CommandLine) -> None:
 def test_of_a_message_for_very_many_destinations_some_are_explained(
     relayd: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "MOST", 3)
+    monkeypatch.setattr(explaining, "MOST", 3)
     message = a_message(*(f"a@d{number}.example" for number in range(10)))
     relayd.queue(message)
 

@@ -13,9 +13,19 @@ from relayd.cli import root
 from tests.cli.situations import CommandLine
 from tests.support.process import write_config
 
-COMMANDS = ["", "check-config", "demo", "doctor", "explain", "probe", "recover", "route", "queue", "tls-report"] + [
-    f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")
-]
+COMMANDS = [
+    "",
+    "check-config",
+    "demo",
+    "doctor",
+    "explain",
+    "history",
+    "probe",
+    "recover",
+    "route",
+    "queue",
+    "tls-report",
+] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -113,4 +123,4 @@ def test_a_spool_that_cannot_be_made_is_the_systems_refusal(relayd: CommandLine)
     said = relayd("--once")
 
     assert said.code == 71
-    assert f"relayd: [Errno 17] File exists: '{relayd.spool}'\n" in said.err
+    assert f"[Errno 17] File exists: '{relayd.spool}'\n" in said.err

@@ -16,7 +16,8 @@ from relayd.doctor.drop import of_drop
 from relayd.doctor.finding import Finding
 from relayd.doctor.running import Running
 from relayd.mail.message import new_id
-from relayd.spool.spool import Spool, make_directories
+from relayd.spool.directories import make_directories
+from relayd.spool.spool import Spool
 from relayd.spool.sqlite import SqliteQueue
 from tests.spool.mail import HOUR, NOW, a_submission
 from tests.spool.test_spool import finish, opened

@@ -16,7 +16,7 @@ from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
 from relayd.spool.operators import HELD_BY_OPERATOR
-from relayd.spool.queue import AGES, Census, HistoryRow, Listed, Shape, Waiting
+from relayd.spool.queue import AGES, TOLD_WITHIN, Census, HistoryRow, Listed, Shape, Waiting
 from relayd.spool.rows import storable
 from relayd.spool.sites import FORGOTTEN
 from relayd.spool.takeover import MARKED_REPLY, MAX_DEATHS, TakenOver
@@ -115,7 +115,9 @@ def clock_was_set(db: Tables, by: timedelta, now: datetime, latest: datetime) ->
             for agenda in (db.arrived, db.unwarned):
                 agenda.add(now, message.message.id)
         for row in message.rows:
-            if row.recipient.due is not None:
+            since = row.recipient.attempted or message.message.arrived
+            new = timedelta(0) < by and now - min(by, TOLD_WITHIN) <= since <= now
+            if row.recipient.due is not None and not new:
                 row.recipient = replace(row.recipient, due=moved(row.recipient.due))
                 db.changed(row)
     for key, known in db.sites.items():
