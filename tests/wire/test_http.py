@@ -230,7 +230,7 @@ def test_a_unix_socket_that_a_killed_daemon_left_is_taken_over(world: World, tmp
 
 
 def test_without_http_nothing_of_it_is_loaded(world: World) -> None:
-    """aiohttp and prometheus_client cost 25 MB; who has no use for them pays nothing."""
+    """aiohttp and prometheus_client cost memory and time at the start; who has no use for them pays nothing."""
     world.configure()
     with world.relaying() as daemon:
         mapped = Path(f"/proc/{daemon.pid}/maps").read_text()
