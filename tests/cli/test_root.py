@@ -25,7 +25,7 @@ COMMANDS = [
     "route",
     "queue",
     "tls-report",
-] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")]
+] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "redirect", "remove", "shape")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
