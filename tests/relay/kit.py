@@ -18,6 +18,7 @@ import uvloop
 from relayd.mail.address import Address
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
+from relayd.mail.figures import Figures
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Failed, Outcome, Scope
 from relayd.mail.recipient import Recipient
@@ -234,6 +235,7 @@ class Bench:
         self.book = Book()
         self.tokens = Tokens()
         self.sessions: list[TlsSession] = []
+        self.figures: list[Figures] = []
         self.withdrawn: set[str] = set()
         self.now = NOW
         self.clock: Callable[[], datetime] = lambda: self.now
@@ -260,6 +262,7 @@ class Bench:
                 in_hand=self.endings,
                 sessions=self.sessions.append,
                 withdrawn=lambda name: name in self.withdrawn,
+                measured=self.figures.append,
             ),
             hosts=self.hosts,
             tls=self.tls,
