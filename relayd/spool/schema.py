@@ -158,5 +158,17 @@ MIGRATIONS: Migrations = (
         """,
     ),
     ("ALTER TABLE messages ADD COLUMN tls INTEGER NOT NULL DEFAULT 0",),  # mail.tls.TlsWish
+    (
+        """
+        CREATE TABLE keys (                             -- mail.key.SubmissionKey
+            owner INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            message TEXT NOT NULL,                      -- the first of that key
+            arrived INTEGER NOT NULL,                   -- it
+            PRIMARY KEY (owner, key)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX keys_arrived ON keys (arrived)",
+    ),
 )
 VERSION = len(MIGRATIONS)
