@@ -28,6 +28,7 @@ TOP = {
     "cli",
     "demo",
     "doctor",
+    "sendmail",
     "__main__",
 }  # they may import everything, and only they one another
 LEAVES = ("ports", "control", "supervisor", "allocator", "https")  # the daemon's own small parts
@@ -45,7 +46,11 @@ PURE = (
     "submission/envelope.py",
     "submission/examine.py",
     "submission/facts.py",
+    "sendmail/arguments.py",
+    "sendmail/content.py",
+    "sendmail/envelope.py",
     "submission/header.py",
+    "submission/key.py",
     "submission/mailboxes.py",
     "submission/parameters.py",
     "submission/prepare.py",

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -44,6 +45,13 @@ def list_(spool: SpoolBeside, as_json: bool, limit: int | None) -> None:
     """List what waits, the oldest first."""
     with printing():
         asyncio.run(_list_json(spool, limit) if as_json else _list_lines(spool, limit))
+
+
+def list_queue(config_path: Path) -> int:
+    """Print the queue of a configuration, as `mailq` does; return the exit code."""
+    with printing():
+        asyncio.run(_list_lines(SpoolBeside(config_path), None))
+    return 0
 
 
 async def _list_json(spool: SpoolBeside, limit: int | None) -> None:

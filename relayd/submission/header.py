@@ -74,12 +74,13 @@ class Header:
     `end` is the offset of the first octet of the body.  `cuts` are sorted, apart from one another, and each made of
     whole lines.  `plain` tells that the file less its cuts is the message.  It is not where no empty line stands
     before the body, and where a cut between a line that ends in CR and one that is only LF would make one line end
-    of two: there the header is to be written anew.
+    of two: there the header is to be written anew.  `parted`: an empty line ends it.
     """
 
     leading: tuple[Field, ...]
     fields: tuple[Field, ...]
     end: int
+    parted: bool
     plain: bool
     cuts: tuple[tuple[int, int], ...]
 
@@ -111,6 +112,7 @@ def read_header(head: bytes, *, whole: bool) -> Header | None:
         leading=tuple(leading),
         fields=tuple(fields),
         end=blank.end() if blank else end,
+        parted=blank is not None,
         plain=(blank is not None or end == len(head)) and not _joined(head, cuts),
         cuts=tuple(cuts),
     )

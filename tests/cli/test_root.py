@@ -13,9 +13,19 @@ from relayd.cli import root
 from tests.cli.situations import CommandLine
 from tests.support.process import write_config
 
-COMMANDS = ["", "check-config", "demo", "doctor", "explain", "probe", "recover", "route", "queue", "tls-report"] + [
-    f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")
-]
+COMMANDS = [
+    "",
+    "check-config",
+    "demo",
+    "doctor",
+    "explain",
+    "probe",
+    "recover",
+    "route",
+    "queue",
+    "sendmail",
+    "tls-report",
+] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "remove", "shape")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
