@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -133,15 +134,19 @@ class DropFile:
             raise _cannot(self._spool, error) from None
 
 
-def fail_on_signals() -> None:
-    """Let a signal end the program as any failure does, by an exception."""
+def interrupting() -> tuple[signal.Signals, ...]:
+    """Return the signals that may end the program: a caller may have them ignored, as nohup(1) does."""
+    return tuple(each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN)
+
+
+def fail_on(signals: Iterable[signal.Signals]) -> None:
+    """Let these end the program as any failure does, by an exception."""
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         raise Failure(EX_TEMPFAIL, f"interrupted by {signal.Signals(number).name}")
 
-    for each in _SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, interrupted)
+    for each in signals:
+        signal.signal(each, interrupted)
 
 
 def _cannot(spool: Path, error: OSError) -> Failure:

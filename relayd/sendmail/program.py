@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from relayd.mail.errors import RelaydError
 from relayd.sendmail.arguments import USAGE, Invocation, Mode, read_arguments
 from relayd.sendmail.content import Content
-from relayd.sendmail.drop import fail_on_signals
+from relayd.sendmail.drop import fail_on, interrupting
 from relayd.sendmail.envelope import Lines, Receiver, receiver_of, receivers_of, sender_of, user_part
 from relayd.sendmail.failure import EX_DATAERR, EX_OSERR, EX_UNAVAILABLE, EX_USAGE, Failure
 from relayd.sendmail.settings import SendmailSettings, read_settings
@@ -53,7 +54,8 @@ def run(name: str, words: Sequence[str], config: Path, list_queue: ListQueue) ->
 
 
 def _do(invocation: Invocation, path: Path) -> None:
-    fail_on_signals()
+    signals = interrupting()
+    fail_on(signals)
     match invocation.mode:
         case Mode.HELP:
             sys.stdout.write(USAGE)
@@ -64,7 +66,7 @@ def _do(invocation: Invocation, path: Path) -> None:
         case Mode.VERIFY:
             _verify(invocation, read_settings(path))
         case Mode.SMTP:
-            _talk(read_settings(path))
+            _talk(read_settings(path), signals)
         case Mode.DELIVER:
             _deliver(invocation, read_settings(path))
 
@@ -139,10 +141,15 @@ def _id_of(spool: Path, key: str) -> str | None:
 # other modes
 
 
-def _talk(settings: SendmailSettings) -> None:
+def _talk(settings: SendmailSettings, signals: Iterable[signal.Signals]) -> None:
     from relayd.sendmail.smtp import SmtpSession
 
-    SmtpSession(settings, sys.stdin.buffer, sys.stdout.buffer, drop).run()
+    def drop_one(settings: SendmailSettings, chunks: Iterator[bytes], lines_for: Callable[[Content], Lines]) -> str:
+        name = drop(settings, chunks, lines_for)
+        fail_on(signals)  # again, for the next
+        return name
+
+    SmtpSession(settings, sys.stdin.buffer, sys.stdout.buffer, drop_one).run()
 
 
 def _verify(invocation: Invocation, settings: SendmailSettings) -> None:
