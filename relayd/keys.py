@@ -69,7 +69,7 @@ def ask(path: Path, key: str) -> str | None:
         with short(path) as name:
             connection.connect(name)
         connection.sendall(f"{key}\n".encode("ascii"))
-        with connection.makefile("r", encoding="ascii") as answers:
+        with connection.makefile("rb") as answers:
             answer = answers.readline(MAX_KEY)
-        return answer.removesuffix("\n") if answer.endswith("\n") else None
+        return answer.decode("ascii", "replace").removesuffix("\n") if answer.endswith(b"\n") else None
     return None

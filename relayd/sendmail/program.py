@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from relayd.mail.errors import RelaydError
@@ -58,7 +58,7 @@ def _do(invocation: Invocation, path: Path) -> None:
     fail_on(signals)
     match invocation.mode:
         case Mode.HELP:
-            sys.stdout.write(USAGE)
+            _print(USAGE)
         case Mode.ALIASES | Mode.LIST:
             pass  # aliases are read when they are needed
         case Mode.WAKE:
@@ -79,7 +79,8 @@ def _deliver(invocation: Invocation, settings: SendmailSettings) -> None:
     chunks = octets_of(0)
     drop(settings, until_dot(chunks) if invocation.dot_ends else chunks, envelope.lines_for)
     if invocation.key and (message_id := _id_of(settings.spool, invocation.key)):
-        sys.stdout.write(f"{message_id}\n")
+        with suppress(OSError):  # it is dropped, whoever reads this
+            _print(f"{message_id}\n")
 
 
 class _Envelope:
@@ -149,7 +150,8 @@ def _talk(settings: SendmailSettings, signals: Iterable[signal.Signals]) -> None
         fail_on(signals)  # again, for the next
         return name
 
-    SmtpSession(settings, sys.stdin.buffer, sys.stdout.buffer, drop_one).run()
+    with open(0, "rb", closefd=False) as reading, open(1, "wb", closefd=False) as writing:
+        SmtpSession(settings, reading, writing, drop_one).run()
 
 
 def _verify(invocation: Invocation, settings: SendmailSettings) -> None:
@@ -157,7 +159,7 @@ def _verify(invocation: Invocation, settings: SendmailSettings) -> None:
         raise Failure(EX_USAGE, "no recipients to be verified")
     for receiver in receivers_of(invocation.recipients, settings.domains):
         for address in settings.domains.recipients(receiver.text, "the recipient"):
-            sys.stdout.write(f"{receiver.text}: {address}\n")
+            _print(f"{receiver.text}: {address}\n")
 
 
 def _wake(settings: SendmailSettings) -> None:
@@ -176,7 +178,11 @@ def _open_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def _print(text: str) -> None:
+    os.write(1, text.encode())
+
+
 def _tell(name: str, text: str, code: int) -> int:
-    if sys.stderr is not None:
-        sys.stderr.write("".join(f"{name}: {line}\n" for line in text.splitlines()))
+    with suppress(OSError):
+        os.write(2, "".join(f"{name}: {line}\n" for line in text.splitlines()).encode("utf-8", "backslashreplace"))
     return code

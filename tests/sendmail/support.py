@@ -29,12 +29,14 @@ sys.exit(relayd.sendmail.program.run("sendmail", sys.argv[4:], config, lambda pa
 
 @dataclass
 class Sendmail:
-    """A spool without a daemon, and its configuration."""
+    """A spool without a daemon, and its configuration; made where there is none."""
 
     directory: Path
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.config.exists():
+            return
         for name in ("new", "tmp"):
             (self.spool / name).mkdir(parents=True)
         relay = {"hostname": "relay.example.org", "origin": "origin.example", "spool": "./spool"}

@@ -49,7 +49,9 @@ def codes(answers: list[str]) -> str:
 def test_smtplib_sends_by_it(sendmail: Sendmail) -> None:
     ours, theirs = socket.socketpair()
     with (
-        subprocess.Popen(sendmail.command("-bs"), stdin=theirs.fileno(), stdout=theirs.fileno(), env=sendmail.environment()) as process,
+        subprocess.Popen(
+            sendmail.command("-bs"), stdin=theirs.fileno(), stdout=theirs.fileno(), env=sendmail.environment()
+        ) as process,
         ours,
     ):
         theirs.close()
