@@ -17,6 +17,7 @@ from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import Reply
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
+from relayd.mail.transcript import Transcript
 
 
 class Pickup(Protocol):
@@ -128,6 +129,9 @@ class Ended(Protocol):
     @property
     def throttled(self) -> Reply | None: ...
 
+    @property
+    def transcript(self) -> Transcript: ...
+
 
 class Relayer(Protocol):
     """One connection to one host of a site."""
@@ -154,7 +158,13 @@ class Attempts(Protocol):
         """Settle deliveries that no relayer was started for."""
 
     async def site_failed(
-        self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+        self,
+        site_key: str,
+        failure: Deferred,
+        undone: Sequence[Delivery],
+        *,
+        peer: str = "",
+        transcript: Transcript = (),
     ) -> datetime:
         """Record that a site could not be used; return when to try again."""
 

@@ -145,7 +145,9 @@ class Relays:
         if self._scheduler.refused(site, complaint, self._clock()):
             await self._return(site, ended.undone)
             return
-        retry_at = await self._attempts.site_failed(site, failure, ended.undone[:1], peer=ended.peer)
+        retry_at = await self._attempts.site_failed(
+            site, failure, ended.undone[:1], peer=ended.peer, transcript=ended.transcript
+        )
         self._scheduler.failed(site, retry_at, str(failure), self._clock())
         await self._return(site, ended.undone[1:])
 

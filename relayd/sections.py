@@ -15,6 +15,7 @@ from relayd.attempt.settings import RetrySettings
 from relayd.mail.route import AddressFamily
 from relayd.mail.tls import TlsPolicy, TlsSetup, TlsVersion
 from relayd.relay.timeouts import Timeouts
+from relayd.relay.transcript import Transcripts
 from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
@@ -47,6 +48,7 @@ class RelaySection:
     settle_time: timedelta = timedelta(seconds=2)
     stop_grace: timedelta = timedelta(seconds=60)
     history: timedelta = timedelta(days=3)
+    transcripts: Transcripts = Transcripts.FAILURES
     active_limit: int = 20_000
     pipeline_window: int = 16
     processes: OrNone = 1

@@ -91,5 +91,8 @@ def report_settings(config: Config, identity: Identity) -> ReportSettings | None
 def relay_settings(config: Config, identity: Identity) -> RelaySettings:
     """Return the relayers' settings."""
     return RelaySettings(
-        hostname=identity.hostname, timeouts=config.timeouts, pipeline_window=config.relay.pipeline_window
+        hostname=identity.hostname,
+        timeouts=config.timeouts,
+        pipeline_window=config.relay.pipeline_window,
+        transcripts=config.relay.transcripts,
     )

@@ -27,6 +27,7 @@ TOP = {
     "daemon",
     "cli",
     "demo",
+    "view",
     "doctor",
     "sendmail",
     "__main__",

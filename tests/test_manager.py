@@ -23,6 +23,7 @@ from relayd.mail.recipient import Recipient
 from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
 from relayd.mail.submission import Submission
+from relayd.mail.transcript import Transcript
 from relayd.manager import ManagerSettings, RelayManager
 from relayd.schedule.scheduler import MANY
 from relayd.schedule.settings import ScheduleSettings
@@ -297,7 +298,13 @@ async def test_while_all_connections_are_in_use_the_end_of_a_back_off_makes_no_r
 
     class Brief(World):
         async def site_failed(
-            self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+            self,
+            site_key: str,
+            failure: Deferred,
+            undone: Sequence[Delivery],
+            *,
+            peer: str = "",
+            transcript: Transcript = (),
         ) -> datetime:
             self.failed.append(site_key)
             return datetime.now(UTC) + timedelta(milliseconds=50)

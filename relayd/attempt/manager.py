@@ -26,6 +26,7 @@ from relayd.mail.events import Events, SiteBackedOff, SiteRecovered
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.settlement import Settlement
 from relayd.mail.tls import Evidence
+from relayd.mail.transcript import Transcript
 
 
 class AttemptManager:
@@ -116,7 +117,13 @@ class AttemptManager:
         await self._settle_alike(deliveries, outcome)
 
     async def site_failed(
-        self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+        self,
+        site_key: str,
+        failure: Deferred,
+        undone: Sequence[Delivery],
+        *,
+        peer: str = "",
+        transcript: Transcript = (),
     ) -> datetime:
         """Let a site back off as a whole, and defer `undone`, which was tried.
 
@@ -130,7 +137,7 @@ class AttemptManager:
             await self._remember(known)
             event = SiteBackedOff(site=site_key, failures=known.failures, retry_at=known.retry_at, reason=str(failure))
             tell(self._events, event)
-        await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at)
+        await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at, transcript=transcript)
         return known.retry_at
 
     def _next_back_off(
@@ -233,6 +240,7 @@ class AttemptManager:
         *,
         peer: str = "",
         retry_at: datetime | None = None,
+        transcript: Transcript = (),
     ) -> None:
         now = self._clock()
         await _all(
@@ -243,6 +251,7 @@ class AttemptManager:
                     ended=now,
                     peer=peer,
                     retry_at=retry_at,
+                    transcript=transcript,
                 )
             )
             for delivery in deliveries

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from relayd.attempt.retry import expired, expires, next_attempt
 from relayd.attempt.settings import RetrySettings
-from relayd.mail.attempt import Attempt
+from relayd.mail.attempt import Attempt, Tried
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Delivered, Failed, Outcome, Scope
@@ -48,7 +48,23 @@ def settle(attempt: Attempt, retry: RetrySettings, now: datetime, *, jitter: flo
         delivery=delivery,
         recipients=recipients,
         notices=_notices(delivery, recipients, attempt),
+        tried=_tried(attempt),
     )
+
+
+def _tried(attempt: Attempt) -> Tried:
+    return Tried(
+        ended=attempt.ended,
+        seconds=attempt.seconds,
+        peer=single_line(attempt.peer),
+        tls="" if attempt.tls is None else str(attempt.tls),
+        altered=attempt.altered,
+        transcript=tuple(line._replace(text=_lines(line.text)) for line in attempt.transcript),
+    )
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(single_line, text.split("\n")))
 
 
 def settle_expired(delivery: Delivery, now: datetime) -> Settlement:

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from relayd.cli.shown import printable
 from relayd.cli.spool import printing
 from relayd.config import load
 from relayd.doctor.examination import examine
 from relayd.doctor.finding import Finding, Severity
 from relayd.mail.errors import ConfigError
 from relayd.ownership import act_as_owner
+from relayd.view.shown import printable
 
 EX_FOUND = 1
 

@@ -1,48 +1,20 @@
-"""`relayd explain`: why a message waits, or the mail for an address or a domain, and until when.
-
-What the queue knows is read beside the daemon; how the gates of a site stand is asked of the daemon, if one runs, since
-only it knows.  Without one the queue still tells of holds, retry times and sites that are out of reach.
-"""
+"""`relayd explain`: why a message waits, or the mail for an address or a domain, and until when."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relayd.attempt.retry import expires
-from relayd.cli.explained import Explained, Explanation, Waiting, explained_lines, explained_summary
-from relayd.cli.shown import short_time
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.control import ask
-from relayd.explanation import (
-    Standing,
-    in_order,
-    of_back_off,
-    of_daemon,
-    of_hold,
-    of_last_route,
-    of_lease,
-    of_retry,
-    read,
-)
-from relayd.mail.address import Address, parse_domain
-from relayd.mail.back_off import BackOff
-from relayd.mail.errors import RelaydError
-from relayd.mail.message import arrival_of
-from relayd.mail.recipient import Recipient
 from relayd.spool.lock import holder
-from relayd.spool.queue import HistoryRow, Lease, Listed
-from relayd.spool.sqlite import SqliteQueue
-
-MOST = 20  # destinations of a message that are explained
-MESSAGES = 10  # that wait for an address
+from relayd.view.explained import Explained, explained_lines, explained_summary
+from relayd.view.explaining import Sources, explained
 
 
 @click.command(short_help="Say why mail waits, and until when.")
@@ -54,211 +26,18 @@ def explain(config_path: Path, subject: str, as_json: bool) -> None:
 
     Shows every gate on the way in its order, how it stands, and marks the one that blocks now.
     """
-    explained = asyncio.run(_explained(SpoolBeside(config_path), subject))
+    found = asyncio.run(_explained(SpoolBeside(config_path), subject))
     with printing():
         if as_json:
-            click.echo(json.dumps(explained_summary(explained)))
+            click.echo(json.dumps(explained_summary(found)))
         else:
-            click.echo("\n".join(explained_lines(explained)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the daemon said of one destination; `begun` tells since when it has leases in hand."""
-
-    owner: str
-    degraded: tuple[str, ...]
-    site: str | None
-    gates: tuple[Standing, ...]
-    begun: Mapping[int, datetime]
-
-    @classmethod
-    def read(cls, said: Mapping[str, Any] | None) -> _Answer | None:
-        """Return what was said; None if nothing was, or by a daemon of another version in words that we do not know."""
-        if said is None:
-            return None
-        try:
-            return cls(
-                owner=str(said["owner"]),
-                degraded=tuple(map(str, said["degraded"])),
-                site=said["site"],
-                gates=tuple(map(read, said["gates"])),
-                begun={int(lease): datetime.fromisoformat(at) for lease, at in said["begun"].items()},
-            )
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Daemon:
-    """What the daemon answered for each destination; nothing if none answered."""
-
-    answers: Mapping[str, _Answer]
-    holder: str | None
-
-    @property
-    def owner(self) -> str | None:
-        """The name of its start."""
-        return next((answer.owner for answer in self.answers.values()), None)
-
-    def begun(self, lease: int) -> datetime | None:
-        """Return since when it has a lease in hand."""
-        return next((answer.begun[lease] for answer in self.answers.values() if lease in answer.begun), None)
-
-    def standing(self) -> Standing:
-        """Return whether it runs."""
-        degraded = sorted({part for answer in self.answers.values() for part in answer.degraded})
-        return of_daemon(answers=bool(self.answers), holder=self.holder, degraded=degraded)
+            click.echo("\n".join(explained_lines(found)))
 
 
 async def _explained(spool: SpoolBeside, subject: str) -> Explained:
+    async def asked(question: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return await asyncio.to_thread(ask, spool.control, question)
+
     async with spool.opened() as queue:
-        found = None if "@" in subject else await queue.show(subject)
-        if found is not None:
-            return await _message(spool, queue, subject, found)
-        if "@" in subject:
-            address = Address.parse(subject)
-            waiting = tuple(await queue.waiting_for(address, MESSAGES))
-            return await _destination(spool, queue, subject, address.domain, waiting)
-        if _is_id(subject):
-            raise RelaydError(f"no message {subject} in the queue or its history")
-        return await _destination(spool, queue, subject, parse_domain(subject), None)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        arrival_of(text)
-    except (ValueError, OverflowError):
-        return False
-    return True
-
-
-# a message
-
-
-async def _message(spool: SpoolBeside, queue: SqliteQueue, subject: str, found: Listed | HistoryRow) -> Explained:
-    now = datetime.now(UTC)
-    if isinstance(found, HistoryRow):
-        return Explained(subject=subject, kind="message", at=now, daemon=None, found=found)
-    message = found.message
-    waiting: dict[str, list[Recipient]] = {}
-    for recipient in message.envelope.recipients:
-        if not recipient.status.final:
-            waiting.setdefault(recipient.address.domain, []).append(recipient)
-    shown = list(waiting)[:MOST]
-    leases = await queue.leased(message.id)
-    daemon = await _ask(spool, shown, [lease.number for lease in leases.values()])
-    known = await _Known.of(queue, shown)
-    return Explained(
-        subject=subject,
-        kind="message",
-        at=now,
-        daemon=bool(daemon.answers) if shown else None,
-        found=found,
-        expires=expires(spool.config.retry, message.arrived, message.envelope.deadline),
-        explanations=tuple(
-            _of_message(found, destination, waiting[destination], leases, known, daemon, now) for destination in shown
-        ),
-        left_out=len(waiting) - len(shown),
-    )
-
-
-def _of_message(
-    listed: Listed,
-    destination: str,
-    recipients: list[Recipient],
-    leases: Mapping[int, Lease],
-    known: _Known,
-    daemon: _Daemon,
-    now: datetime,
-) -> Explanation:
-    held = [leases[recipient.number] for recipient in recipients if recipient.number in leases]
-    site, gates = known.gates(destination, daemon, now)
-    gates += [
-        of_hold(held=listed.message.held, reason=listed.hold_reason),
-        of_retry(recipients, now),
-        of_lease(len(held), len(recipients), _in_hand(held[0], daemon, now) if held else ""),
-    ]
-    return Explanation(
-        destination=destination,
-        site=site,
-        gates=tuple(in_order(gates)),
-        recipients=tuple(str(recipient.address) for recipient in recipients),
-        back_off=known.back_offs.get(site or ""),
-    )
-
-
-def _in_hand(lease: Lease, daemon: _Daemon, now: datetime) -> str:
-    """Say who has mail that is in flight."""
-    if daemon.owner is None and daemon.holder is not None:
-        return f"under lease {lease.number}"
-    if daemon.owner != lease.owner:
-        return f"under lease {lease.number} of a daemon that has ended; the next start takes it over"
-    begun = daemon.begun(lease.number)
-    since = f"for {max(now - begun, timedelta(0)).total_seconds():.0f} s, " if begun else ""
-    return f"{since}under lease {lease.number}, until {short_time(lease.ends)} unless renewed"
-
-
-# an address or a domain
-
-
-async def _destination(
-    spool: SpoolBeside, queue: SqliteQueue, subject: str, destination: str, messages: tuple[str, ...] | None
-) -> Explained:
-    now = datetime.now(UTC)
-    daemon = await _ask(spool, [destination], [])
-    known = await _Known.of(queue, [destination])
-    site, gates = known.gates(destination, daemon, now)
-    shapes = await queue.shape(now)
-    explanation = Explanation(
-        destination=destination,
-        site=site,
-        gates=tuple(in_order(gates)),
-        here=Waiting.of([shape for shape in shapes if shape.destination == destination]),
-        at_site=Waiting.of([shape for shape in shapes if shape.site == site]) if site else None,
-        back_off=known.back_offs.get(site or ""),
-    )
-    return Explained(
-        subject=subject,
-        kind="domain" if messages is None else "address",
-        at=now,
-        daemon=bool(daemon.answers),
-        messages=messages or (),
-        explanations=(explanation,),
-    )
-
-
-# who knows
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the queue remembers: to which sites destinations led last, and which sites are out of reach."""
-
-    sites: Mapping[str, str]
-    back_offs: Mapping[str, BackOff]
-
-    @classmethod
-    async def of(cls, queue: SqliteQueue, destinations: Collection[str]) -> _Known:
-        """Ask the queue."""
-        return cls(await queue.sites_of(destinations), {each.site: each for each in await queue.sites()})
-
-    def gates(self, destination: str, daemon: _Daemon, now: datetime) -> tuple[str | None, list[Standing]]:
-        """Return a destination's site and its gates, as the daemon tells of them, else as far as the queue does."""
-        answer = daemon.answers.get(destination)
-        if answer is not None:
-            return answer.site, [daemon.standing(), *answer.gates]
-        site = self.sites.get(destination)
-        back_off = self.back_offs.get(site or "")
-        gates = [daemon.standing(), of_last_route(site, back_off)]
-        if all(gate.open for gate in gates[1:]):
-            gates.append(of_back_off(back_off, now))
-        return site, gates
-
-
-async def _ask(spool: SpoolBeside, destinations: Collection[str], leases: Collection[int]) -> _Daemon:
-    questions = [{"ask": "gates", "destination": each, "leases": sorted(set(leases))} for each in destinations]
-    said = await asyncio.gather(*(asyncio.to_thread(ask, spool.control, question) for question in questions))
-    answers = {each: _Answer.read(answer) for each, answer in zip(destinations, said, strict=True)}
-    understood = {each: answer for each, answer in answers.items() if answer is not None}
-    return _Daemon(understood, holder(spool.path / "lock"))
+        sources = Sources(queue=queue, ask=asked, holder=lambda: holder(spool.path / "lock"), retry=spool.config.retry)
+        return await explained(sources, subject)

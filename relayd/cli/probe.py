@@ -15,7 +15,6 @@ from typing import Any
 import click
 
 from relayd.cli.route import demand_words, exit_code, way_lines, way_summary
-from relayd.cli.shown import printable
 from relayd.cli.spool import printing
 from relayd.cli.way import Way, find, router_of
 from relayd.config import load
@@ -25,6 +24,7 @@ from relayd.mail.events import Degraded, Event
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site, Target
 from relayd.mail.tls import Evidence
+from relayd.mail.transcript import Transcript
 from relayd.ownership import act_as_owner
 from relayd.password import read_password
 from relayd.plugs import NamesPort
@@ -37,11 +37,14 @@ from relayd.relay.run_token import RunToken
 from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.tls import TlsContexts, TlsMemory
+from relayd.relay.transcript import Remarks, transcript
 from relayd.route.own import own_addresses
 from relayd.route.router import Router
 from relayd.sections import Config
 from relayd.settings import relay_settings
 from relayd.tokens.tokens import Tokens
+from relayd.view.shown import printable
+from relayd.view.transcripts import transcript_lines, transcript_summary
 
 EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
 
@@ -55,14 +58,16 @@ class Probed:
     failure: Deferred | Failed | None
     evidence: Evidence | None = None
     offered: Capabilities | None = None
+    transcript: Transcript = ()
 
 
 @click.command(short_help="Try the connection to a mail exchanger, up to the first MAIL.")
 @click.argument("subject", metavar="ADDRESS|DOMAIN")
 @click.option("--all", "every", is_flag=True, help="Every address of every host, not only until one lets us in.")
+@click.option("--transcript", "shown", is_flag=True, help="Print what was said, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.pass_obj
-def probe(config_path: Any, subject: str, every: bool, as_json: bool) -> int:
+def probe(config_path: Any, subject: str, every: bool, shown: bool, as_json: bool) -> int:
     """Connect to where mail to an address or a domain would go: greet, negotiate TLS as it is demanded, authenticate if
     the route has a password or OAuth, and quit before MAIL.  Says whether mail would be let in.
 
@@ -75,7 +80,7 @@ def probe(config_path: Any, subject: str, every: bool, as_json: bool) -> int:
         if as_json:
             click.echo(json.dumps(way_summary(way) | {"probes": [_summary(each) for each in probed]}))
         else:
-            for line in _lines(way, probed):
+            for line in _lines(way, probed, shown=shown):
                 click.echo(printable(line))
     return _code(way, probed)
 
@@ -129,6 +134,7 @@ async def _enter(config: Config, site: Site, target: Target, partings: Partings,
     loop = asyncio.get_running_loop()
     settings = relay_settings(config, identity(config.relay.hostname, hostname_of_machine(), own_addresses()))
     secrecy, stirring = Secrecy(site.credentials), Stirring(loop.time)
+    remarks = Remarks(lambda: datetime.now(UTC))
     entrance = Entrance(
         target,
         site,
@@ -140,14 +146,22 @@ async def _enter(config: Config, site: Site, target: Target, partings: Partings,
         clock=lambda: datetime.now(UTC),
         new_socket=tcp_socket,
         token=RunToken(site, tokens, secrecy, stirring),
+        note=remarks.note,
     )
     began = loop.time()
     result = await entrance.enter()
-    seconds = loop.time() - began
+    seconds, said = loop.time() - began, transcript(remarks.kept, secrecy)
     if not isinstance(result, Established):
-        return Probed(target=target, seconds=seconds, failure=secrecy.of_failure(result))
+        return Probed(target=target, seconds=seconds, failure=secrecy.of_failure(result), transcript=said)
     partings.part(result.wire)
-    return Probed(target=target, seconds=seconds, failure=None, evidence=result.evidence, offered=result.capabilities)
+    return Probed(
+        target=target,
+        seconds=seconds,
+        failure=None,
+        evidence=result.evidence,
+        offered=result.capabilities,
+        transcript=said,
+    )
 
 
 def _code(way: Way, probed: list[Probed]) -> int:
@@ -172,10 +186,11 @@ def _summary(probed: Probed) -> dict[str, Any]:
         "cipher": evidence.cipher if evidence else None,
         "plan": Plan.of(offered).value if offered else None,
         "offers": list(_offers(offered)) if offered else [],
+        "transcript": transcript_summary(probed.transcript),
     }
 
 
-def _lines(way: Way, probed: list[Probed]) -> Iterator[str]:
+def _lines(way: Way, probed: list[Probed], *, shown: bool) -> Iterator[str]:
     if not isinstance(way.where, Site):
         yield from way_lines(way)
         return
@@ -185,6 +200,8 @@ def _lines(way: Way, probed: list[Probed]) -> Iterator[str]:
             yield f"{step.host}: is not used: {step.targets}"
     for each in probed:
         yield f"{each.target}"
+        if shown:
+            yield from transcript_lines(each.transcript)
         yield f"  {'demands':12}{demand_words(each.target.host.name, each.target.demand)}"
         if each.failure is not None:
             yield f"  {'refused':12}{each.failure} (after {each.seconds:.2f} s)"

@@ -16,12 +16,12 @@ from pathlib import Path
 import click
 
 from relayd.cli.shape import shape
-from relayd.cli.shown import details, lines, printable, summary
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.control import knock
 from relayd.mail.errors import RelaydError
 from relayd.spool.queue import HistoryRow, Listed
 from relayd.spool.sqlite import SqliteQueue
+from relayd.view.shown import details, lines, printable, summary
 
 PIECE = 500  # messages changed in one commit, so that a running daemon is not kept waiting
 EX_DATAERR = 65

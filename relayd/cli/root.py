@@ -15,6 +15,7 @@ COMMANDS = {  # each in a module of its own
     "demo": "relayd.cli.demo",
     "doctor": "relayd.cli.doctor",
     "explain": "relayd.cli.explain",
+    "history": "relayd.cli.history",
     "probe": "relayd.cli.probe",
     "queue": "relayd.cli.queue",
     "recover": "relayd.cli.recover",

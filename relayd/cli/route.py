@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from relayd.cli.shown import iso_time, printable, short_time
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.cli.way import Step, Way, find, router_of
 from relayd.mail.outcome import Deferred, Failed
@@ -20,6 +19,7 @@ from relayd.mail.route import Site
 from relayd.mail.tls import Dane, Demand, Sts, TlsPolicy
 from relayd.route.policy import BrokenDane, DaneVerdict
 from relayd.route.sts import StsPolicy
+from relayd.view.shown import iso_time, printable, short_time
 
 EX_OK, EX_UNAVAILABLE, EX_TEMPFAIL = 0, 69, 75
 

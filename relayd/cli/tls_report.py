@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 
-from relayd.cli.shown import iso_time, printable, short_time
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.address import parse_domain
@@ -27,6 +26,7 @@ from relayd.report.settings import ReportSettings
 from relayd.route.own import own_addresses
 from relayd.settings import report_settings
 from relayd.spool.reports import ReportsFile
+from relayd.view.shown import iso_time, printable, short_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

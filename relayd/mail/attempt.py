@@ -1,4 +1,4 @@
-"""What was tried for a delivery, and its outcomes: what a relayer reports."""
+"""What was tried for a delivery, and its outcomes: what a relayer reports, and what is remembered of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import datetime
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Outcome
+from relayd.mail.recipient import Status
 from relayd.mail.tls import Evidence
+from relayd.mail.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +34,39 @@ class Attempt:
     seconds: float = 0.0
     altered: str = ""
     retry_at: datetime | None = None
+    transcript: Transcript = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """An attempt as it is remembered, whatever came of it: one line each, for people.
+
+    `seconds` is how long it took, without getting a connection; `tls` is as the log has it, empty for clear text or no
+    connection; `transcript` is empty where none was kept.
+    """
+
+    ended: datetime
+    seconds: float = 0.0
+    peer: str = ""
+    tls: str = ""
+    altered: str = ""
+    transcript: Transcript = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastOutcome:
+    """What became in an attempt of some recipients, alike."""
+
+    numbers: tuple[int, ...]
+    status: Status
+    dsn: str
+    reply: str
+    possible_duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastAttempt:
+    """An attempt and its outcomes; every recipient that took part is in exactly one."""
+
+    tried: Tried
+    outcomes: tuple[PastOutcome, ...]

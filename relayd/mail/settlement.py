@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import Tried
 from relayd.mail.deadline import Deadline
 from relayd.mail.delivery import Delivery
 from relayd.mail.message import Body
@@ -28,12 +29,14 @@ class Settlement:
     """A delivery's recipients as they stand after an attempt.
 
     `notices` says, by number, of which recipients the sender must be told what; the queue keeps that in the same
-    commit, so that each notification is made exactly once.
+    commit, so that each notification is made exactly once.  `tried` is what is to be remembered of the attempt, if it
+    was one.
     """
 
     delivery: Delivery
     recipients: tuple[Recipient, ...]
     notices: Mapping[int, Action] = field(default_factory=dict)
+    tried: Tried | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

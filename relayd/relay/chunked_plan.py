@@ -58,8 +58,9 @@ class ChunkedEngine(Engine):
         """Send a piece of the body that is streaming."""
         assert self.streaming is not None
         if octets:
-            self._put(commands.bdat(len(octets)))
+            self._put(command := commands.bdat(len(octets)))
             self._put(octets)
+            self.streaming.load.note(self.now, command)
             self._expect(Step.CHUNK, self.streaming)
 
     @property
@@ -83,8 +84,9 @@ class ChunkedEngine(Engine):
             self._reset(transaction)
 
     def _end(self, transaction: Transaction, octets: bytes) -> None:
-        self._put(commands.bdat_last(len(octets)))
+        self._put(command := commands.bdat_last(len(octets)))
         self._put(octets)
+        transaction.load.note(self.now, command)
         transaction.end = self.said
         self._expect(Step.FINAL, transaction)
         self.endings.append(transaction.load.delivery)

@@ -88,16 +88,16 @@ async def connect(target: Target, dialling: Dialling, *, name: str, implicit_tls
         timeout=None,
     )
     # From here on the loop's transport closes `sock`, whatever happens.
-    await _greeted(smtp, dialling.timeouts)
+    greeting = await _greeted(smtp, dialling.timeouts)
     dialling.stirring.stir()
-    return _handed_over(smtp, sock, dialling)
+    return _handed_over(smtp, sock, dialling, greeting)
 
 
-def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, dialling: Dialling) -> Wire:
+def _handed_over(smtp: aiosmtplib.SMTP, sock: socket.socket, dialling: Dialling, greeting: Reply) -> Wire:
     transport = cast("asyncio.Transport | None", smtp.transport)
     if transport is None or transport.is_closing():
         raise ConnectionFailed("connection closed after the greeting", status=LOST)
-    wire = Wire(transport, sock, dialling.timeouts, dialling.stirring)
+    wire = Wire(transport, sock, dialling.timeouts, dialling.stirring, greeting)
     transport.set_protocol(wire)
     if getattr(smtp.protocol, "_buffer", None):
         wire.reset()
@@ -142,7 +142,7 @@ def _source(addresses: Sequence[str], version: int) -> str:
     raise OSError(f"no source address of IPv{version} is configured")
 
 
-async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts) -> None:
+async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts) -> Reply:
     """Let aiosmtplib do the TLS handshake, if any, and read the greeting, each within its own time."""
     loop = asyncio.get_running_loop()
     limit = timeouts.greeting
@@ -150,9 +150,10 @@ async def _greeted(smtp: aiosmtplib.SMTP, timeouts: Timeouts) -> None:
         async with asyncio.timeout(limit.total_seconds()) as bound:
             timer = loop.call_later(timeouts.starttls.total_seconds(), _stop_handshake, smtp, bound)
             try:
-                await smtp.connect()
+                code, text = await smtp.connect()
             finally:
                 timer.cancel()
+            return Reply.parse(code, text)
     except TimeoutError:
         if smtp.use_tls and smtp.protocol is None:
             raise TlsHandshakeFailed("TLS handshake: stalled", status=LOST) from None

@@ -19,6 +19,7 @@ from relayd.relay.replies import ProtocolError
 from relayd.relay.transaction import Load, Script, Step, Transaction, refusal, verdict
 
 _END = b".\r\n"
+END_SENT = "message sent, and its end"
 
 
 class LockStepEngine(Engine):
@@ -85,6 +86,7 @@ class LockStepEngine(Engine):
     def _end(self, transaction: Transaction, octets: bytes) -> None:
         self._put(octets)
         self._put(_END)
+        transaction.load.note(self.now, _END if transaction.hollow else END_SENT)
         transaction.end = self.said
         self._expect(Step.FINAL, transaction)
         if not transaction.hollow:
@@ -107,6 +109,7 @@ class LockStepEngine(Engine):
         if self.streaming is None or transaction is None or not (reply.transient or reply.permanent):
             raise ProtocolError(f"a reply that nobody asked for: {reply}")
         self.streaming = None
+        transaction.load.note(self.now, reply)
         transaction.settle_refusals()
         self._continue(transaction)
         self._close(transaction, reply)

@@ -235,6 +235,10 @@ class Engine(ABC):
             return
         entry = self._expected.popleft()
         step, transaction, recipient, self._heard = entry
+        if step is Step.CHUNK:
+            transaction.load.note(self.now, reply)
+        elif step is not Step.RSET:
+            transaction.load.remarks.append((self.now, reply))
         try:
             if reply.code == 421:
                 self._break_off(Deferred(reply, Scope.HOST), unsent, transaction)
@@ -265,9 +269,11 @@ class Engine(ABC):
         self._expected.append((step, transaction, None, self.said))
 
     def _say(self, transaction: Transaction, count: int) -> None:
+        remarks = transaction.load.remarks  # of an envelope there is not too much
         for _ in range(count):
             step, recipient, octets = transaction.script.popleft()
             self._put(octets)
+            remarks.append((self.now, octets))
             self._expected.append((step, transaction, recipient, self.said))
 
     def _proceed(self) -> None:

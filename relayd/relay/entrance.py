@@ -37,8 +37,9 @@ class Established:
 class Entrance:
     """One target.
 
-    `connects` counts the connections that were tried; `throttled` is the last reply that asked for less; `tls` is how
-    TLS went, and in words why not, None if it did not come to that; `local` is our own address, if known.
+    `note` is told what is said, and happens, for transcripts.  `connects` counts the connections that were tried;
+    `throttled` is the last reply that asked for less; `tls` is how TLS went, and in words why not, None if it did not
+    come to that; `local` is our own address, if known.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Entrance:
         clock: Callable[[], datetime],
         new_socket: NewSocket,
         token: RunToken,
+        note: Callable[[bytes | Reply | str], None],
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
@@ -68,6 +70,7 @@ class Entrance:
         self._partings = partings
         self._clock = clock
         self._token = token
+        self._note = note
         self._dialling = Dialling(
             hostname=settings.hostname,
             timeouts=settings.timeouts,
@@ -80,6 +83,7 @@ class Entrance:
         """Connect and open the conversation; with a token, if the site wants one, and with another if that is refused.
         Without one there is no connection."""
         if lacking := await self._token.obtain():
+            self._note(str(lacking))
             return lacking
         result = await self._come_in()
         if self._token.renewable and isinstance(result, Deferred) and result.reply and result.reply.code == REFUSED:
@@ -122,6 +126,12 @@ class Entrance:
             self.tls = failed or (TlsResult.SUCCESS if result.evidence is not None else lacking), ""
 
     async def _try(self, *, starttls: bool, trial: bool) -> Established | Deferred | Failed | TlsFailed:
+        result = await self._open(starttls=starttls, trial=trial)
+        if not isinstance(result, Established):
+            self._note(str(result.outcome if isinstance(result, TlsFailed) else result))
+        return result
+
+    async def _open(self, *, starttls: bool, trial: bool) -> Established | Deferred | Failed | TlsFailed:
         self.connects += 1
         proof = proof_of(self._demand, trial=trial)
         try:
@@ -137,6 +147,10 @@ class Entrance:
         except ConnectionFailed as error:
             self._heed(error.outcome.reply)
             return error.outcome
+        self._note(f"connected from {wire.local}")
+        if handshake.evidence is not None:
+            self._note(f"TLS {handshake.evidence} {handshake.evidence.cipher}")
+        self._note(wire.greeting)
         self.local = wire.local
         try:
             talk = opening(
@@ -159,6 +173,7 @@ class Entrance:
         return result
 
     async def _connect(self, handshake: Handshake) -> Wire:
+        self._note(f"connecting to {self._target}")
         if not self._target.host.implicit_tls:
             return await connect(self._target, self._dialling, name=handshake.name)
         wire = await connect(self._target, self._dialling, name=handshake.name, implicit_tls=handshake.context)
@@ -189,11 +204,14 @@ class Entrance:
                 if isinstance(step, Encrypt):
                     await wire.start_tls(handshake.context, handshake.name, timeouts.starttls)
                     handshake.done(wire.tls, self._clock())
+                    self._note(f"TLS {handshake.evidence} {handshake.evidence.cipher if handshake.evidence else ''}")
                 else:
+                    self._note(step.shown)
                     starting = step.patience is Patience.STARTTLS
                     in_tls = in_tls or starting
                     reply = await wire.ask(step.octets, step.name, timeouts.starttls if starting else timeouts.ehlo)
                     in_tls = starting
+                    self._note(reply)
                     self._heed(reply)
                 step = talk.send(reply)
         except StopIteration as stop:

@@ -21,6 +21,7 @@ from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.reply import EnhancedStatus, Reply
 from relayd.mail.route import Site
 from relayd.mail.tls import TlsWish
+from relayd.mail.transcript import Transcript
 from relayd.relay.equipment import Equipment
 from relayd.relay.overdue import ending_overdue
 from relayd.relay.reporter import Reporter, until_done
@@ -31,6 +32,7 @@ from relayd.relay.secrecy import Secrecy
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load
+from relayd.relay.transcript import Remarks, Transcripts, transcript
 
 ENCRYPTION_NEEDED = EnhancedStatus(5, 7, 10)  # RFC 8689 section 4.2.1
 
@@ -44,7 +46,7 @@ class Ended:
     host could be used or a connection ended before anything was settled; Failed only if every host will never be one,
     by the address look-up or because it is ourselves.  `peer` is the last one connected to, `name[address]:port`, or
     empty.  `throttled` is the last reply, at whatever stage, that asked for less mail or fewer connections
-    (mail/refusal.py), whatever came of the run otherwise.
+    (mail/refusal.py), whatever came of the run otherwise.  `transcript` is what was said before a failure.
     """
 
     undone: tuple[Delivery, ...] = ()
@@ -53,6 +55,7 @@ class Ended:
     failure: Deferred | Failed | None = None
     peer: str = ""
     throttled: Reply | None = None
+    transcript: Transcript = ()
 
 
 class Relayer:
@@ -80,7 +83,10 @@ class Relayer:
         equipment = self._equipment
         stock = Stock(deliveries, equipment.ports.bodies, equipment.settings, equipment.recaster)
         secrecy = Secrecy(self._site.credentials)
-        reporter = Reporter(equipment.ports.reports, equipment.clock, equipment.settings.max_unreported, secrecy)
+        settings = equipment.settings
+        reporter = Reporter(
+            equipment.ports.reports, equipment.clock, settings.max_unreported, secrecy, settings.transcripts
+        )
         self._reported = reporter.reported
         # What would rather go without TLS than not at all is not counted: so are reports sent, which are not to be
         # about themselves (RFC 8460 section 3).
@@ -91,6 +97,7 @@ class Relayer:
             withdrawn=[],
             stirring=self._stirring,
             token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
+            remarks=Remarks(equipment.clock),
             domains=_domains(deliveries),
             reported=_domains(reported),
         )
@@ -113,7 +120,15 @@ class Relayer:
             failure=None if self._finishing or self._failure is None else secrecy.of_failure(self._failure),
             peer=self._peer,
             throttled=None if self._throttled is None else secrecy.of_reply(self._throttled),
+            transcript=self._transcript(work, secrecy),
         )
+
+    def _transcript(self, work: Work, secrecy: Secrecy) -> Transcript:
+        """Return what was said to no avail."""
+        wanted = self._equipment.settings.transcripts is not Transcripts.NONE
+        if self._finishing or self._failure is None or not wanted or not work.remarks.kept:
+            return ()
+        return transcript(work.remarks.kept, secrecy)
 
     @property
     def stirred(self) -> float:

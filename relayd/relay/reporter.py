@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from relayd.mail.attempt import Attempt
-from relayd.mail.outcome import Delivered
+from relayd.mail.outcome import Deferred, Delivered, Failed
 from relayd.mail.tls import Evidence
+from relayd.mail.transcript import Transcript
 from relayd.relay.capabilities import Capabilities
 from relayd.relay.ports import Reports
 from relayd.relay.secrecy import Secrecy
-from relayd.relay.transaction import Load
+from relayd.relay.transaction import Load, Remark
+from relayd.relay.transcript import Transcripts, transcript
 
 T = TypeVar("T")
 
@@ -21,7 +23,16 @@ T = TypeVar("T")
 class Reporter:
     """One run's reports.  `full` when `limit` of them are not durable: then nothing more is to be started."""
 
-    def __init__(self, reports: Reports, clock: Callable[[], datetime], limit: int, secrecy: Secrecy) -> None:
+    def __init__(
+        self,
+        reports: Reports,
+        clock: Callable[[], datetime],
+        limit: int,
+        secrecy: Secrecy,
+        transcripts: Transcripts = Transcripts.FAILURES,
+    ) -> None:
+        self._transcripts = transcripts
+        self._opening: tuple[Remark, ...] = ()
         self.peer = ""
         self.tls: Evidence | None = None
         self.relays_dsn = False
@@ -46,15 +57,17 @@ class Reporter:
         """Whether no more can be taken on; also once a report has failed."""
         return len(self._unresolved) >= self._limit or self.broken
 
-    def met(self, peer: str, evidence: Evidence | None, offered: Capabilities) -> None:
-        """From now on it is this server that is reported of."""
+    def met(self, peer: str, evidence: Evidence | None, offered: Capabilities, opening: Sequence[Remark] = ()) -> None:
+        """From now on it is this server that is reported of; `opening` is what was said before the first MAIL."""
         self.peer, self.tls = peer, evidence
+        self._opening = tuple(opening)
         self.relays_dsn, self.relays_deadline = offered.dsn, offered.deliver_by
 
     def report(self, load: Load, seconds: float) -> None:
         """Report a load whose every recipient has an outcome."""
         self.reported.add(load.delivery.id)
-        self.delivered += any(isinstance(outcome, Delivered) for outcome in load.outcomes.values())
+        others = [one for one in load.outcomes.values() if not isinstance(one, Delivered)]
+        self.delivered += len(others) < len(load.outcomes)
         attempt = Attempt(
             delivery=load.delivery,
             outcomes={number: self._secrecy.of_outcome(outcome) for number, outcome in load.outcomes.items()},
@@ -65,11 +78,21 @@ class Reporter:
             relays_deadline=self.relays_deadline,
             seconds=seconds,
             altered=load.altered,
+            transcript=self._transcript(load, others) if others or self._transcripts is Transcripts.ALL else (),
         )
         load.discard()
         future = asyncio.ensure_future(self._reports.report(attempt))
         self._unresolved.add(future)
         future.add_done_callback(self._durable)
+
+    def _transcript(self, load: Load, failures: Iterable[Deferred | Failed]) -> Transcript:
+        """Return what was said of a load, where it is wanted; a failure that no reply tells of is its last line."""
+        if self._transcripts is Transcripts.NONE:
+            return ()
+        for reason in dict.fromkeys(one.reason for one in failures if one.reason):
+            load.note(self.clock(), reason)
+        remarks = [*self._opening, *load.remarks]
+        return transcript(remarks, self._secrecy) if remarks else ()
 
     async def all_durable(self) -> None:
         """Wait until every report is durable.

@@ -35,6 +35,7 @@ from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
 from relayd.relay.stock import Stock
 from relayd.relay.transaction import Load, of_message
+from relayd.relay.transcript import Remarks
 
 _BARRED: Mapping[EnhancedStatus | None, tuple[Source, TlsResult]] = {  # why there is no demand for a host, but a bar
     UNKNOWN_DEMAND: (Source.DANE, TlsResult.DNSSEC_INVALID),
@@ -54,6 +55,7 @@ class Work:
     withdrawn: list[Load]
     stirring: Stirring
     token: RunToken
+    remarks: Remarks
     domains: tuple[str, ...]
     reported: tuple[str, ...]
 
@@ -154,6 +156,7 @@ class Round:
         with self._work.stirring.waiting_for_us():
             found = await self._equipment.ports.addresses.addresses(host, self._site, self._work.domains)
         if isinstance(found, Deferred | Failed):
+            self._work.remarks.note(f"{host.name}: {found}")
             bar = _BARRED.get(found.status)
             self._note(found, barred=bar is not None)
             if bar is not None:
@@ -176,6 +179,7 @@ class Round:
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
             token=self._work.token,
+            note=self._work.remarks.note,
         )
         result: Established | Deferred | Failed
         try:
@@ -258,7 +262,7 @@ class Round:
         """Send on an open connection."""
         equipment, work, offered = self._equipment, self._work, established.capabilities
         settings = equipment.settings
-        work.reporter.met(str(target), established.evidence, offered)
+        work.reporter.met(str(target), established.evidence, offered, work.remarks.kept)
         self._bring_back()
         work.stock.suit(offered)
         engine = engine_for(

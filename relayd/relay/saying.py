@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from relayd.mail.outcome import Deferred
 from relayd.mail.tls import TlsResult
+from relayd.relay.secrecy import MASK
 
 
 class Patience(Enum):
@@ -24,6 +25,11 @@ class Say:
     octets: bytes
     name: str
     patience: Patience = Patience.EHLO
+
+    @property
+    def shown(self) -> bytes:
+        """What may be kept of it: nothing that was said to prove who we are."""
+        return f"{self.name} {MASK}".encode() if self.name.startswith("AUTH") else self.octets
 
 
 @dataclass(frozen=True, slots=True)

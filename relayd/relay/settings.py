@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from relayd.relay.timeouts import Timeouts
+from relayd.relay.transcript import Transcripts
 
 KIB = 1024
 
@@ -29,6 +30,7 @@ class RelaySettings:
     read_ahead: int = 16  # deliveries whose small bodies are read ahead
     read_ahead_size: int = 1024 * KIB  # octets of bodies read ahead
     max_unreported: int = 32  # settled deliveries that are not durable yet
+    transcripts: Transcripts = Transcripts.FAILURES  # which are kept with the history
     host_memory: timedelta = timedelta(minutes=10)  # how long a host that failed is tried last
     plan_memory: timedelta = timedelta(hours=1)  # how long a server that broke on an extension is spared it
     tls_memory: timedelta = timedelta(hours=1)  # how long a failed handshake means clear text, where that is allowed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from datetime import datetime
 from enum import Enum
 from typing import BinaryIO, TypeAlias
 
@@ -32,6 +33,9 @@ class Step(Enum):
 
 
 Script: TypeAlias = deque[tuple[Step, Recipient | None, bytes]]
+Remark: TypeAlias = tuple[datetime, bytes | Reply | str]  # what we said, what the server did, or what happened
+
+MOST_REMARKS = 200
 
 
 class Load:
@@ -39,10 +43,23 @@ class Load:
 
     `body` and `raw` are what is sent: at first the delivery's own body and its file; for a server that cannot take
     it as it is, what was made of it (`altered` says how).  `raw` is None where the octets are to be streamed, then
-    from `scratch` if there is one.  `begun` is on the shell's clock.
+    from `scratch` if there is one.  `begun` is on the shell's clock.  `remarks` is what was said of it, on every
+    connection, but not its octets.
     """
 
-    __slots__ = ("altered", "begun", "body", "closed", "delivery", "open", "outcomes", "pending", "raw", "scratch")
+    __slots__ = (
+        "altered",
+        "begun",
+        "body",
+        "closed",
+        "delivery",
+        "open",
+        "outcomes",
+        "pending",
+        "raw",
+        "remarks",
+        "scratch",
+    )
 
     def __init__(self, delivery: Delivery, raw: bytes | None = None) -> None:
         self.delivery = delivery
@@ -55,6 +72,13 @@ class Load:
         self.open = 0  # transactions begun and not settled
         self.closed = 0  # transactions settled by the server
         self.begun = 0.0
+        self.remarks: list[Remark] = []
+
+    def note(self, at: datetime, what: bytes | Reply | str) -> None:
+        """Keep what was said, or happened, for the transcript.  Of too much the middle is dropped."""
+        self.remarks.append((at, what))
+        if len(self.remarks) > MOST_REMARKS:
+            del self.remarks[MOST_REMARKS // 4 : MOST_REMARKS // 2]
 
     def renew(self) -> None:
         """Begin again, on another connection, with the recipients that have no outcome."""

@@ -75,8 +75,14 @@ class Wire(asyncio.Protocol):
     """See the module.  `expect` is never given less than the shortest of `timeouts`."""
 
     def __init__(
-        self, transport: asyncio.Transport, sock: socket.socket, timeouts: Timeouts, stirring: Stirring
+        self,
+        transport: asyncio.Transport,
+        sock: socket.socket,
+        timeouts: Timeouts,
+        stirring: Stirring,
+        greeting: Reply,
     ) -> None:
+        self.greeting = greeting
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._socket = sock

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,11 +54,9 @@ def run(name: str, words: Sequence[str], config: Path, list_queue: ListQueue) ->
 
 
 def _do(invocation: Invocation, path: Path) -> None:
-    signals = interrupting()
-    fail_on(signals)
     match invocation.mode:
         case Mode.HELP:
-            _print(USAGE)
+            sys.stdout.write(USAGE)
         case Mode.ALIASES | Mode.LIST:
             pass  # aliases are read when they are needed
         case Mode.WAKE:
@@ -66,7 +64,7 @@ def _do(invocation: Invocation, path: Path) -> None:
         case Mode.VERIFY:
             _verify(invocation, read_settings(path))
         case Mode.SMTP:
-            _talk(read_settings(path), signals)
+            _talk(read_settings(path))
         case Mode.DELIVER:
             _deliver(invocation, read_settings(path))
 
@@ -75,6 +73,7 @@ def _do(invocation: Invocation, path: Path) -> None:
 
 
 def _deliver(invocation: Invocation, settings: SendmailSettings) -> None:
+    fail_on(interrupting())
     envelope = _Envelope(invocation, settings)
     chunks = octets_of(0)
     drop(settings, until_dot(chunks) if invocation.dot_ends else chunks, envelope.lines_for)
@@ -142,8 +141,11 @@ def _id_of(spool: Path, key: str) -> str | None:
 # other modes
 
 
-def _talk(settings: SendmailSettings, signals: Iterable[signal.Signals]) -> None:
+def _talk(settings: SendmailSettings) -> None:
     from relayd.sendmail.smtp import SmtpSession
+
+    signals = interrupting()
+    fail_on(signals)
 
     def drop_one(settings: SendmailSettings, chunks: Iterator[bytes], lines_for: Callable[[Content], Lines]) -> str:
         name = drop(settings, chunks, lines_for)

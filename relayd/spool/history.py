@@ -12,7 +12,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from relayd.mail.attempt import Tried
 from relayd.mail.recipient import CHANGES, Recipient, Status
+from relayd.spool import attempts
 from relayd.spool.database import AMONG, Database, as_set, in_one_row, insert, rows_in
 from relayd.spool.queue import HistoryRow
 from relayd.spool.rows import (
@@ -34,7 +36,7 @@ SELECT_OLD = "SELECT id, body FROM history WHERE finished < ? AND body <> 1 ORDE
 SELECT_FINISHED = in_one_row(
     "finished, id", "(SELECT finished, id FROM history WHERE body = 1 ORDER BY finished LIMIT ?)"
 )
-INTO_HISTORY = f"INSERT OR REPLACE INTO history ({HISTORY}, body)"
+INTO_HISTORY = f"INSERT OR REPLACE INTO history ({HISTORY}, body, tried)"
 DELETE_RECIPIENTS = f"DELETE FROM recipients WHERE message {AMONG}"
 DELETE_MESSAGES = f"DELETE FROM messages WHERE id {AMONG}"
 COUNT_CLOSED = """
@@ -44,9 +46,16 @@ COUNT_CLOSED = """
 
 
 def history_values(
-    message_id: str, sender: str, size: int, arrived: datetime, recipients: Collection[Recipient], now: datetime | None
+    message_id: str,
+    sender: str,
+    size: int,
+    arrived: datetime,
+    recipients: Collection[Recipient],
+    now: datetime | None,
+    tried: Tried | None = None,
 ) -> tuple[Any, ...]:
-    """Return a row for INTO_HISTORY.  Without `now` the message finished with its last attempt."""
+    """Return a row for INTO_HISTORY.  Without `now` the message finished with its last attempt; `tried` is one that is
+    remembered here and nowhere else."""
     failed = any(recipient.status is Status.FAILED for recipient in recipients)
     finished = now or max((r.attempted for r in recipients if r.attempted), default=arrived)
     return (
@@ -57,6 +66,7 @@ def history_values(
         size,
         compact(recipients),
         BODY_KEPT if failed and not sender else BODY_FINISHED,
+        attempts.only(tried),
     )
 
 
@@ -93,7 +103,7 @@ def finish(db: Database, message_ids: Iterable[str], now: datetime | None) -> No
     forget_messages(db, [row[0] for row in rows])
 
 
-def record_late_delivery(db: Database, message_id: str, delivered: Recipient) -> None:
+def record_late_delivery(db: Database, message_id: str, delivered: Recipient, tried: Tried | None) -> None:
     """Correct the history of a message whose end we had recorded otherwise before its server's answer came."""
     row = db.execute("SELECT recipients FROM history WHERE id = ?", (message_id,)).fetchone()
     if row is None:
@@ -105,6 +115,8 @@ def record_late_delivery(db: Database, message_id: str, delivered: Recipient) ->
         for known in compacted(row[0])
     )
     db.execute("UPDATE history SET recipients = ? WHERE id = ?", (compact(recipients), message_id))
+    if tried is not None:
+        attempts.remember(db, [attempts.Remembered(message_id, tried, [delivered])])
 
 
 def find(db: Database, message_id: str) -> HistoryRow | None:
@@ -136,4 +148,5 @@ def forget(db: Database, finished_before: datetime, limit: int) -> int:
     db.execute(f"UPDATE history SET body = {BODY_FINISHED} WHERE id {AMONG}", (as_set(kept),))
     gone = [message for message, body in old if body == BODY_GONE]
     db.execute(f"DELETE FROM history WHERE id {AMONG}", (as_set(gone),))
+    attempts.forget(db, gone)
     return len(gone)

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import PastAttempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.key import SubmissionKey
@@ -201,6 +202,17 @@ class Queue(Protocol):
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         """Return the ids of the `limit` oldest messages that wait for an address."""
+
+    async def messages_to(self, address: Address, limit: int) -> list[str]:
+        """Return the ids of the `limit` newest messages to an address, in the queue or its history.  May take a second
+        for a million."""
+
+    async def attempts(self, message_id: str) -> list[PastAttempt]:
+        """Return what is remembered of a message's attempts, in the order in which they ended.
+
+        Kept as long as the message and its history row.  Of the deliveries that begin with the same recipient, the
+        last `ATTEMPTS_KEPT`, and the transcripts of the last `TRANSCRIPTS_KEPT`.
+        """
 
     async def leases(self) -> list[Lease]:
         """Return the leases, ended ones too that nobody has cleared away."""

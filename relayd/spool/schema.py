@@ -160,6 +160,23 @@ MIGRATIONS: Migrations = (
     ("ALTER TABLE messages ADD COLUMN tls INTEGER NOT NULL DEFAULT 0",),  # mail.tls.TlsWish
     (
         """
+        CREATE TABLE attempts (                         -- see attempts.py
+            message TEXT NOT NULL,
+            first INTEGER NOT NULL,                     -- the lowest number of its recipients
+            ended INTEGER NOT NULL,
+            seconds REAL NOT NULL,
+            peer TEXT NOT NULL,
+            tls TEXT NOT NULL,
+            altered TEXT NOT NULL,
+            outcomes TEXT NOT NULL,                     -- JSON: [[numbers, status, dsn, reply, marked], ...]
+            transcript TEXT NOT NULL,                   -- JSON: [[after, speaker, text], ...], or empty
+            PRIMARY KEY (message, first, ended)
+        ) WITHOUT ROWID
+        """,
+        "ALTER TABLE history ADD COLUMN tried TEXT NOT NULL DEFAULT ''",  # an only attempt: JSON, see attempts.py
+    ),
+    (
+        """
         CREATE TABLE keys (                             -- mail.key.SubmissionKey
             owner INTEGER NOT NULL,
             key TEXT NOT NULL,

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from relayd.mail.attempt import Tried
 from relayd.mail.recipient import CHANGES, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
+from relayd.spool.attempts import Remembered, remember
 from relayd.spool.database import AMONG, Database, as_set, in_one_row, insert, rows_in
 from relayd.spool.history import INTO_HISTORY, count_closed, forget_messages, history_values, record_late_delivery
 from relayd.spool.notices import owe, prune
@@ -71,7 +73,8 @@ class _Changes:
     closed: Counter[str] = field(default_factory=Counter)
     notices: dict[str, dict[int, Action]] = field(default_factory=dict)
     owing: set[str] = field(default_factory=set)
-    late: list[tuple[str, Recipient]] = field(default_factory=list)
+    late: list[tuple[str, Recipient, Tried | None]] = field(default_factory=list)
+    remembered: list[Remembered] = field(default_factory=list)
     alive: set[str] = field(default_factory=set)  # settled normally, and still there
 
 
@@ -80,8 +83,9 @@ def settle(db: Database, settlements: Sequence[Settlement], new_id: Callable[[],
     standing = _standing(db, settlements)
     changes = _Changes()
     for settlement in settlements:
-        for recipient in settlement.recipients:
-            _judge(changes, standing, settlement, recipient)
+        told = [_judge(changes, standing, settlement, recipient) for recipient in settlement.recipients]
+        if settlement.tried is not None and (of := [recipient for recipient in told if recipient is not None]):
+            changes.remembered.append(Remembered(settlement.delivery.id, settlement.tried, of))
     _write(db, changes, new_id)
 
 
@@ -97,26 +101,30 @@ def _standing(db: Database, settlements: Iterable[Settlement]) -> dict[tuple[str
 
 def _judge(
     changes: _Changes, standing: dict[tuple[str, int], Standing], settlement: Settlement, recipient: Recipient
-) -> None:
+) -> Recipient | None:
+    """Return the recipient as it stands after the attempt, if that is to be remembered."""
     delivery, number = settlement.delivery, recipient.number
     before = standing.get((delivery.id, number))
     if before is None:
         if recipient.status is Status.DELIVERED:
-            changes.late.append((delivery.id, recipient))
-        return
+            changes.late.append((delivery.id, recipient, settlement.tried))
+        return None
     after = settled(before, delivery.lease, recipient)
     if after is None:
         if before.lease == delivery.lease:
             changes.released.append((delivery.id, number, delivery.lease))
-        return
+        return None
     # The same recipient may be told of twice in one call.
     standing[delivery.id, number] = before._replace(status=after.status, lease=None, removing=False)
     notice = settlement.notices.get(number) if after.status is recipient.status and delivery.reverse_path else None
     if before.total == 1 and after.status.final and not (notice or before.owing or before.status.final):
         sender, size = sender_text(delivery.reverse_path), delivery.body.size
-        changes.finished.append(history_values(delivery.id, sender, size, delivery.arrived, (after,), None))
+        tried = settlement.tried
+        shown = tried is not None and bool(tried.transcript)
+        values = history_values(delivery.id, sender, size, delivery.arrived, (after,), None, None if shown else tried)
+        changes.finished.append(values)
         del standing[delivery.id, number]
-        return
+        return after if shown else None
     changes.changed.append(changed_values(delivery.id, after, delivery.arrived))
     changes.alive.add(delivery.id)
     if after.status.final and not before.status.final:
@@ -125,6 +133,7 @@ def _judge(
         changes.notices.setdefault(delivery.id, {})[number] = notice
     if before.owing:
         changes.owing.add(delivery.id)
+    return after
 
 
 def _write(db: Database, changes: _Changes, new_id: Callable[[], str]) -> None:
@@ -142,5 +151,7 @@ def _write(db: Database, changes: _Changes, new_id: Callable[[], str]) -> None:
         owe(db, message, notices, new_id)
     if changes.alive:
         count_closed(db, dict.fromkeys(changes.owing, 0) | changes.closed, None)
-    for message, recipient in changes.late:
-        record_late_delivery(db, message, recipient)
+    if changes.remembered:
+        remember(db, changes.remembered)
+    for message, recipient, tried in changes.late:
+        record_late_delivery(db, message, recipient, tried)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import PastAttempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
@@ -26,6 +27,7 @@ from relayd.mail.message import Message, new_id
 from relayd.mail.settlement import Notice, Settlement
 from relayd.spool import (
     arrivals,
+    attempts,
     claims,
     examination,
     expiry,
@@ -290,6 +292,12 @@ class SqliteQueue:
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look(lambda db: waiting.waiting_for(db, address, limit))
+
+    async def messages_to(self, address: Address, limit: int) -> list[str]:
+        return await self._look(lambda db: attempts.messages_to(db, address, limit))
+
+    async def attempts(self, message_id: str) -> list[PastAttempt]:
+        return await self._look(lambda db: attempts.of_message(db, message_id))
 
     async def leases(self) -> list[Lease]:
         return await self._look(leases.leases)

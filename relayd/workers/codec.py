@@ -24,6 +24,7 @@ from relayd.mail.tls import (
     Proof,
     TlsWish,
 )
+from relayd.mail.transcript import Line, Speaker, Transcript
 from relayd.relay.relayer import Ended
 
 Packed: TypeAlias = tuple[Any, ...]
@@ -225,12 +226,13 @@ def pack_attempt(attempt: Attempt) -> Packed:
         attempt.seconds,
         attempt.altered,
         _pack_time(attempt.retry_at),
+        _pack_transcript(attempt.transcript),
     )
 
 
 def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
     """Undo `pack_attempt`."""
-    outcomes, ended, peer, tls, relays_dsn, relays_deadline, seconds, altered, retry_at = packed
+    outcomes, ended, peer, tls, relays_dsn, relays_deadline, seconds, altered, retry_at, transcript = packed
     return Attempt(
         delivery=delivery,
         outcomes={number: outcome_of(outcome) for number, outcome in outcomes.items()},
@@ -242,7 +244,16 @@ def attempt_of(packed: Packed, delivery: Delivery) -> Attempt:
         seconds=seconds,
         altered=altered,
         retry_at=_time_of(retry_at),
+        transcript=_transcript_of(transcript),
     )
+
+
+def _pack_transcript(transcript: Transcript) -> Packed:
+    return tuple([(line.after, line.speaker.value, line.text) for line in transcript])
+
+
+def _transcript_of(packed: Packed) -> Transcript:
+    return tuple([Line(after, Speaker(speaker), text) for after, speaker, text in packed])
 
 
 def _pack_evidence(evidence: Evidence | None) -> Packed | None:
@@ -267,12 +278,13 @@ def pack_ended(ended: Ended, numbers: Mapping[str, int]) -> Packed:
         None if ended.failure is None else pack_outcome(ended.failure),
         ended.peer,
         None if ended.throttled is None else _pack_reply(ended.throttled),
+        _pack_transcript(ended.transcript),
     )
 
 
 def ended_of(packed: Packed, deliveries: Sequence[Delivery]) -> Ended:
     """Undo `pack_ended` with the deliveries of the run."""
-    undone, settled, delivered, failure, peer, throttled = packed
+    undone, settled, delivered, failure, peer, throttled, transcript = packed
     return Ended(
         undone=tuple([deliveries[number] for number in undone]),
         settled=settled,
@@ -280,4 +292,5 @@ def ended_of(packed: Packed, deliveries: Sequence[Delivery]) -> Ended:
         failure=None if failure is None else failure_of(failure),
         peer=peer,
         throttled=None if throttled is None else _reply_of(throttled),
+        transcript=_transcript_of(transcript),
     )

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relayd.cli import explain
 from relayd.mail.back_off import BackOff
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.message import new_id
@@ -114,7 +113,7 @@ def test_only_what_waits_of_a_message_is_explained(relayd: CommandLine) -> None:
 def test_of_a_message_for_very_many_destinations_some_are_explained(
     relayd: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "MOST", 3)
+    monkeypatch.setattr(explaining, "MOST", 3)
     message = a_message(*(f"a@d{number}.example" for number in range(10)))
     relayd.queue(message)
 

@@ -19,6 +19,7 @@ COMMANDS = [
     "demo",
     "doctor",
     "explain",
+    "history",
     "probe",
     "recover",
     "route",
@@ -123,4 +124,4 @@ def test_a_spool_that_cannot_be_made_is_the_systems_refusal(relayd: CommandLine)
     said = relayd("--once")
 
     assert said.code == 71
-    assert f"relayd: [Errno 17] File exists: '{relayd.spool}'\n" in said.err
+    assert f"[Errno 17] File exists: '{relayd.spool}'\n" in said.err

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from relayd.cli.shape import Row, by_destination, by_site, summary, table
 from relayd.mail.back_off import BackOff
 from relayd.spool.queue import Shape
 from relayd.spool.sqlite import SqliteQueue
+from relayd.view.shape import Row, by_destination, by_site, shape_summary, shape_table
 from tests.cli.situations import CommandLine
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message
 
@@ -72,7 +72,7 @@ def test_by_destination_each_has_its_row() -> None:
 
 
 def test_the_table_has_the_columns_of_qshape_and_the_total_first() -> None:
-    head, total, row = table([a_row("mx.example", 12345)], 20, {})
+    head, total, row = shape_table([a_row("mx.example", 12345)], 20, {})
 
     assert head.split() == ["T", "5", "10", "20", "40", "80", "160", "320", "640", "1280", "1280+", "held"]
     assert total.split() == ["TOTAL", "12345", "12345", *["0"] * 10]
@@ -81,7 +81,7 @@ def test_the_table_has_the_columns_of_qshape_and_the_total_first() -> None:
 
 
 def test_rows_beyond_the_limit_are_summed() -> None:
-    lines = list(table([a_row(f"mx{n}", 10 - n) for n in range(5)], 2, {}))
+    lines = list(shape_table([a_row(f"mx{n}", 10 - n) for n in range(5)], 2, {}))
 
     assert [line.split()[0] for line in lines[1:]] == ["TOTAL", "mx0", "mx1", "3"]
     assert lines[-1].split()[:3] == ["3", "others", "21"]
@@ -90,26 +90,26 @@ def test_rows_beyond_the_limit_are_summed() -> None:
 def test_a_site_that_is_out_of_reach_is_marked() -> None:
     rows = [a_row("mx.example"), a_row("other.example")]
 
-    lines = list(table(rows, 20, back_off("mx.example", 3)))
+    lines = list(shape_table(rows, 20, back_off("mx.example", 3)))
 
     assert lines[2].endswith("out of reach 3 times in a row, until 2026-11-22T13:00:00Z")
     assert lines[3].endswith(" 0")
-    assert list(table(rows, 20, back_off("other.example", 1)))[3].endswith("once, until 2026-11-22T13:00:00Z")
+    assert list(shape_table(rows, 20, back_off("other.example", 1)))[3].endswith("once, until 2026-11-22T13:00:00Z")
 
 
 def test_what_was_not_looked_up_is_explained_below() -> None:
-    assert list(table([a_row(None)], 20, {}))[-1] == "?: not looked up yet"
+    assert list(shape_table([a_row(None)], 20, {}))[-1] == "?: not looked up yet"
     destination, *_ = by_destination([a_shape("a.example", None, 1)])
-    assert list(table([destination], 20, {}))[2].endswith("  ?")
+    assert list(shape_table([destination], 20, {}))[2].endswith("  ?")
 
 
 def test_a_long_name_is_cut_for_people_and_whole_for_programs() -> None:
     name = ",".join(f"mx{n}.example" for n in range(20))
 
-    lines = list(table([a_row(name)], 20, {}))
+    lines = list(shape_table([a_row(name)], 20, {}))
 
     assert lines[2].startswith(f"{name[:41]}...  ")
-    assert summary([a_row(name)], 20, {}, NOW, by="site")["rows"][0]["site"] == name
+    assert shape_summary([a_row(name)], 20, {}, NOW, by="site")["rows"][0]["site"] == name
 
 
 # the command

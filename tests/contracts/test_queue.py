@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import PastOutcome, Tried
 from relayd.mail.back_off import BackOff
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
@@ -20,6 +22,8 @@ from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
 from relayd.mail.tls import TlsWish
+from relayd.mail.transcript import Line, Speaker, Transcript
+from relayd.spool.attempts import ATTEMPTS_KEPT, TRANSCRIPTS_KEPT
 from relayd.spool.queue import HistoryRow, Listed, Queue
 from relayd.spool.sqlite import SqliteQueue
 from tests.simulation.inline import InlineConnections
@@ -1189,6 +1193,127 @@ class TestWaitingFor:
         await queue.hold([held.id])
 
         assert set(await queue.waiting_for(Address("ann", "one.example"), 10)) == {flying.id, held.id}
+
+
+SAID = (Line(0.0, Speaker.WE, "MAIL FROM:<a@b>"), Line(0.25, Speaker.SERVER, "250-ok\n250 \u20ac"))
+
+
+def tried(settlement: Settlement, at: datetime = NOW, transcript: Transcript = SAID) -> Settlement:
+    """Return a settlement whose attempt is to be remembered."""
+    told = Tried(
+        ended=at, seconds=1.5, peer="mx[192.0.2.1]:25", tls="1.3/verified", altered="folded", transcript=transcript
+    )
+    return replace(settlement, tried=told)
+
+
+class TestAttempts:
+    async def deferred(self, queue: Queue, times: int, *to: str) -> str:
+        """Put a message off so many times, a minute apart, and return its id."""
+        message = a_message(*to)
+        await queue.add([message])
+        for minute in range(times):
+            at = NOW + minute * MINUTE
+            deliveries = await claimed(queue, *{one.address.domain for one in message.envelope.recipients}, now=at)
+            await queue.settle(
+                [tried(settled(d, Status.DEFERRED, due=at, at=at, reply="450 no"), at) for d in deliveries]
+            )
+        return message.id
+
+    async def test_an_attempt_is_remembered_as_it_was(self, queue: Queue) -> None:
+        message = await self.deferred(queue, 1)
+
+        (attempt,) = await queue.attempts(message)
+
+        assert attempt.tried == Tried(
+            ended=NOW, seconds=1.5, peer="mx[192.0.2.1]:25", tls="1.3/verified", altered="folded", transcript=SAID
+        )
+        assert attempt.outcomes == (PastOutcome(numbers=(0,), status=Status.DEFERRED, dsn="", reply="450 no"),)
+
+    async def test_they_come_in_order_the_delivery_as_the_last_also_when_it_is_finished(self, queue: Queue) -> None:
+        message = await self.deferred(queue, 2)
+        (delivery,) = await claimed(queue, now=NOW + HOUR)
+        done = settled(delivery, Status.DELIVERED, at=NOW + HOUR, reply="250 ok", dsn="2.0.0")
+        await queue.settle([tried(done, NOW + HOUR, ())])
+
+        attempts = await queue.attempts(message)
+
+        assert [attempt.tried.ended for attempt in attempts] == [NOW, NOW + MINUTE, NOW + HOUR]
+        assert [attempt.tried.transcript for attempt in attempts] == [SAID, SAID, ()]
+        assert attempts[-1].outcomes[0].reply == "250 ok"
+        assert attempts[-1].tried.peer == "mx[192.0.2.1]:25"
+
+    async def test_recipients_of_whom_the_same_was_said_are_together(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@one.example", "c@one.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        a, b, c = settled(delivery, Status.DELIVERED, reply="250 ok").recipients
+        refused = replace(b, status=Status.FAILED, reply="550 no")
+        await queue.settle([tried(Settlement(delivery=delivery, recipients=(a, refused, c)))])
+
+        (attempt,) = await queue.attempts(message.id)
+
+        assert {outcome.numbers: outcome.reply for outcome in attempt.outcomes} == {(0, 2): "250 ok", (1,): "550 no"}
+
+    async def test_the_last_are_kept_and_of_fewer_what_was_said(self, queue: Queue) -> None:
+        message = await self.deferred(queue, ATTEMPTS_KEPT + 2)
+
+        attempts = await queue.attempts(message)
+
+        assert [each.tried.ended for each in attempts] == [NOW + n * MINUTE for n in range(2, ATTEMPTS_KEPT + 2)]
+        shown = [bool(each.tried.transcript) for each in attempts]
+        assert shown == [False] * (ATTEMPTS_KEPT - TRANSCRIPTS_KEPT) + [True] * TRANSCRIPTS_KEPT
+
+    async def test_those_of_other_sites_do_not_push_them_out(self, queue: Queue) -> None:
+        message = await self.deferred(queue, ATTEMPTS_KEPT, "a@one.example", "b@two.example")
+
+        attempts = await queue.attempts(message)
+
+        assert Counter(number for each in attempts for o in each.outcomes for number in o.numbers) == {0: 20, 1: 20}
+
+    async def test_a_late_delivery_is_remembered(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.settle([settled(delivery, Status.FAILED)])
+
+        await queue.settle([tried(settled(delivery, Status.DELIVERED, reply="250 late"))])
+
+        assert [each.outcomes[0].reply for each in await queue.attempts(message.id)][-1:] == ["250 late"]
+
+    async def test_a_report_that_counts_for_nothing_is_not_remembered(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.give_back([delivery])
+
+        await queue.settle([tried(settled(delivery, Status.DEFERRED, due=NOW))])
+
+        assert await queue.attempts(message.id) == []
+
+    async def test_they_are_forgotten_with_the_history(self, queue: Queue) -> None:
+        message = await self.deferred(queue, 1)
+        await queue.remove([message], NOW)
+        assert len(await queue.attempts(message)) == 1
+        await queue.bodies_gone([message])
+
+        assert await queue.forget(NOW + HOUR, 10) == 1
+
+        assert await queue.attempts(message) == []
+
+    async def test_messages_to_an_address_are_found_waiting_or_finished_the_newest_first(self, queue: Queue) -> None:
+        odd = Address('a"b\\', "one.example")
+        ids = []
+        for second in range(4):
+            message = a_message(arrived=NOW + second * SECOND)
+            to = Recipient(number=1, address=odd)
+            envelope = replace(message.envelope, recipients=(*message.envelope.recipients, to))
+            await queue.add([replace(message, envelope=envelope), a_message("b@one.example")])
+            ids.append(message.id)
+        await queue.remove(ids[:2], NOW)
+
+        assert await queue.messages_to(odd, 3) == ids[:0:-1]
+        assert await queue.messages_to(Address("b", "one.example"), 10) != []
+        assert await queue.messages_to(Address('a"b', "one.example"), 10) == []
 
 
 class TestLeases:

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TypeVar
 
 from relayd.mail.address import Address
+from relayd.mail.attempt import PastAttempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
@@ -234,6 +235,12 @@ class MemoryQueue:
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         return await self._look("show", operating.show, message_id)
+
+    async def messages_to(self, address: Address, limit: int) -> list[str]:
+        return await self._look("messages_to", settling.messages_to, address, limit)
+
+    async def attempts(self, message_id: str) -> list[PastAttempt]:
+        return await self._look("attempts", settling.attempts, message_id)
 
     async def shape(self, now: datetime) -> list[Shape]:
         return await self._look("shape", operating.shape, now)

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 
+from relayd.mail.address import Address
+from relayd.mail.attempt import PastAttempt, Tried
 from relayd.mail.key import KEPT, SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import CHANGES, Notify, Recipient, Status
 from relayd.mail.settlement import Action, Notice, Settlement
+from relayd.spool.attempts import ATTEMPTS_KEPT, TRANSCRIPTS_KEPT, Remembered, outcomes
 from relayd.spool.queue import HistoryRow
 from relayd.spool.rows import sender_text, storable
 from relayd.spool.settling import Standing, settled
@@ -120,17 +123,46 @@ def _note_times(db: Tables, message: Message) -> None:
 def settle(db: Tables, settlements: Sequence[Settlement], new_id: NewId) -> None:
     """See the contract."""
     for settlement in settlements:
-        for recipient in settlement.recipients:
-            _settle(db, settlement, recipient, new_id)
+        told = [_settle(db, settlement, recipient, new_id) for recipient in settlement.recipients]
+        if settlement.tried is not None and (of := [each for each in told if each is not None]):
+            _remember(db, Remembered(settlement.delivery.id, settlement.tried, of))
 
 
-def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: NewId) -> None:
+def _remember(db: Tables, attempt: Remembered) -> None:
+    kept = db.attempts.setdefault(attempt.message_id, [])
+    same = [each for each in kept if each.first == attempt.first]
+    if len(same) >= ATTEMPTS_KEPT:
+        kept.remove(same[0])
+    if len(same) >= TRANSCRIPTS_KEPT:
+        last = same[-TRANSCRIPTS_KEPT]
+        kept[kept.index(last)] = last._replace(tried=replace(last.tried, transcript=()))
+    kept.append(attempt)
+
+
+def attempts(db: Tables, message_id: str) -> list[PastAttempt]:
+    """See the contract."""
+    found = sorted(db.attempts.get(message_id, []), key=lambda each: (each.tried.ended, each.first))
+    return [PastAttempt(tried=each.tried, outcomes=outcomes(each.recipients)) for each in found]
+
+
+def messages_to(db: Tables, address: Address, limit: int) -> list[str]:
+    """See the contract."""
+    waiting = {each.message.id for each in db.messages.values() if _has(each.message.envelope.recipients, address)}
+    past = {each.row.id for each in db.history.values() if _has(each.row.recipients, address)}
+    return nlargest(limit, waiting | past)
+
+
+def _has(recipients: Iterable[Recipient], address: Address) -> bool:
+    return any(recipient.address == address for recipient in recipients)
+
+
+def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: NewId) -> Recipient | None:
     delivery, number = settlement.delivery, recipient.number
     message = db.messages.get(delivery.id)
     if message is None:
         if recipient.status is Status.DELIVERED:
-            _record_late_delivery(db, delivery.id, recipient)
-        return
+            _record_late_delivery(db, delivery.id, recipient, settlement.tried)
+        return None
     row = message.rows[number]
     before = row.recipient
     standing = Standing(before.status, row.lease, row.removing, before.possible_duplicate, len(message.rows), False)
@@ -138,7 +170,7 @@ def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: Ne
     if after is None:
         if row.lease == delivery.lease:
             db.free(row)
-        return
+        return None
     due = None if after.status.final else after.due or after.attempted or delivery.arrived
     row.recipient = replace(after, due=due, reply=storable(after.reply), peer=storable(after.peer))
     row.removing = False
@@ -151,9 +183,10 @@ def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: Ne
     if number in settlement.notices and after.status is recipient.status and delivery.reverse_path:
         owe(db, message, {number: settlement.notices[number]}, new_id)
     finish(db, [message], None)
+    return after
 
 
-def _record_late_delivery(db: Tables, message_id: str, delivered: Recipient) -> None:
+def _record_late_delivery(db: Tables, message_id: str, delivered: Recipient, tried: Tried | None) -> None:
     past = db.history.get(message_id)
     if past is None:
         return
@@ -164,6 +197,8 @@ def _record_late_delivery(db: Tables, message_id: str, delivered: Recipient) -> 
         for known in past.row.recipients
     )
     past.row = replace(past.row, recipients=recipients)
+    if tried is not None:
+        _remember(db, Remembered(message_id, tried, [delivered]))
 
 
 # the end
@@ -233,6 +268,7 @@ def forget(db: Tables, finished_before: datetime, limit: int) -> int:
     for _, message in old[:limit]:
         if db.history[message].body == BODY_GONE:
             del db.history[message]
+            db.attempts.pop(message, None)
             dropped += 1
         else:
             db.history[message].body = BODY_FINISHED

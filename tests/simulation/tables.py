@@ -22,6 +22,7 @@ from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
+from relayd.spool.attempts import Remembered
 from relayd.spool.queue import HistoryRow
 
 URGENT, FRESH, TRIED = TURNS = (0, 1, 2)
@@ -219,6 +220,7 @@ class Tables:
         self.sites: dict[str, BackOff] = {}
         self.destinations: dict[str, tuple[str, datetime]] = {}  # where mail went, and when that was seen
         self.history: dict[str, Past] = {}
+        self.attempts: dict[str, list[Remembered]] = {}
         self.to_unlink: dict[str, None] = {}  # of the history, in order
         self.keys: dict[SubmissionKey, tuple[str, datetime]] = {}  # whose they are, and when it arrived
         self.old = Agenda(self.history)  # by their end, those whose bodies are gone, or kept until then

@@ -21,6 +21,7 @@ from relayd.mail.recipient import Recipient
 from relayd.mail.reply import Reply
 from relayd.mail.route import Host, Site
 from relayd.mail.submission import Submission
+from relayd.mail.transcript import Transcript
 from relayd.manager import ManagerSettings, RelayManager
 from relayd.schedule.scheduler import Scheduler
 from relayd.schedule.settings import ScheduleSettings, SiteLimits
@@ -36,6 +37,7 @@ class Ended:
     failure: Deferred | Failed | None = None
     peer: str = ""
     throttled: Reply | None = None
+    transcript: Transcript = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,13 @@ class World:
         self.settled += [(delivery.id, str(outcome)) for delivery in deliveries]
 
     async def site_failed(
-        self, site_key: str, failure: Deferred, undone: Sequence[Delivery], *, peer: str = ""
+        self,
+        site_key: str,
+        failure: Deferred,
+        undone: Sequence[Delivery],
+        *,
+        peer: str = "",
+        transcript: Transcript = (),
     ) -> datetime:
         self.failed.append(site_key)
         await self.unroutable(undone, failure)

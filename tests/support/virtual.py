@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from relayd.mail.reply import Reply
 from relayd.relay.stirring import Stirring
 from relayd.relay.timeouts import Timeouts
 from relayd.relay.wire import Wire
@@ -185,7 +186,7 @@ async def connected(server: ScriptedServer, timeouts: Timeouts) -> AsyncIterator
     theirs.set_protocol(protocol)
     protocol.connection_made(theirs)
     with socket.socket() as unconnected:  # whose kernel has nothing to send
-        wire = Wire(ours, unconnected, timeouts, Stirring(asyncio.get_running_loop().time))
+        wire = Wire(ours, unconnected, timeouts, Stirring(asyncio.get_running_loop().time), Reply(220))
         ours.set_protocol(wire)
         server.accept(reader, asyncio.StreamWriter(theirs, protocol, reader, loop))
         try:

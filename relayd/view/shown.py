@@ -71,6 +71,11 @@ def lines(listed: Listed) -> Iterator[str]:
         yield printable(f"  {recipient['address']}  {_standing(recipient, held=shown['held'])}{reply}")
 
 
+def standing(recipient: Recipient, *, held: bool) -> str:
+    """Return how a recipient stands, in words."""
+    return _standing(_recipient(recipient), held=held)
+
+
 def details(found: Listed | HistoryRow) -> Iterator[str]:
     """Yield all that is known of a message, a fact to a line."""
     shown = summary(found)

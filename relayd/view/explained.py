@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from relayd.cli.shape import back_off_summary
-from relayd.cli.shown import iso_time, lines, printable, short_time, summary
 from relayd.explanation import Standing, blocking, written
 from relayd.mail.back_off import BackOff
 from relayd.spool.queue import HistoryRow, Listed, Shape
+from relayd.view.shape import back_off_summary
+from relayd.view.shown import iso_time, lines, printable, short_time, summary
 
 UNTIL_RELEASED = "relayd queue release"
 
