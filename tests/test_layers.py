@@ -50,6 +50,7 @@ PURE = (
     "sendmail/arguments.py",
     "sendmail/content.py",
     "sendmail/envelope.py",
+    "sendmail/qualifying.py",
     "submission/header.py",
     "submission/key.py",
     "submission/mailboxes.py",

@@ -11,6 +11,7 @@ from relayd.sendmail.content import Content, read_content
 from relayd.sendmail.drop import DropFile
 from relayd.sendmail.envelope import Lines
 from relayd.sendmail.failure import EX_DATAERR, Failure
+from relayd.sendmail.qualifying import qualified
 from relayd.sendmail.settings import SendmailSettings
 from relayd.submission.header import MAX_WINDOW
 from relayd.submission.refusal import Refused
@@ -26,7 +27,8 @@ def drop(settings: SendmailSettings, chunks: Iterator[bytes], lines_for: Callabl
         with DropFile(settings.spool, settings.max_message_size) as file:
             content = _beginning(chunks)
             file.write(lines_for(content).before(content))
-            file.write(content.fields + content.gap + content.rest)
+            file.write(qualified(content.fields, settings.domains.origin))
+            file.write(content.gap + content.rest)
             for chunk in chunks:
                 file.write(chunk)
             descriptor = file.read_again()

@@ -40,6 +40,8 @@ def test_cron_hands_a_message_over(sendmail: Sendmail) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert sendmail.message()[0].envelope.reverse_path == Address.parse("root@origin.example")
     assert sendmail.recipients() == ["ops@example.org", "d@example.org"]
+    header = b'From: "(Cron Daemon)" <root@origin.example>\r\nTo: root@origin.example\r\n'
+    assert sendmail.message()[1].startswith(header), "elsewhere nobody would know who root is"
 
 
 def test_mutt_hands_a_message_over(sendmail: Sendmail) -> None:
