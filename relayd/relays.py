@@ -170,7 +170,7 @@ class Relays:
         """Give back what was not tried; it is due as before."""
         if await self._claims.give_back(undone):
             now = self._clock()
-            for destination, recipients in Counter(r.address.domain for d in undone for r in d.recipients).items():
+            for destination, recipients in Counter(r.destination for d in undone for r in d.recipients).items():
                 self._scheduler.mail_due(site, destination, recipients, now)
 
 

@@ -98,7 +98,7 @@ class Routes:
 
     def arrived(self, messages: Iterable[Message]) -> None:
         """Messages were added to the queue: find out where they go."""
-        waiting = Counter(r.address.domain for m in messages for r in m.envelope.recipients)
+        waiting = Counter(r.destination for m in messages for r in m.envelope.recipients)
         for destination, recipients in waiting.items():
             self.mail_for(destination, recipients)
 

@@ -1,30 +1,28 @@
 """`relayd queue`: look at the queue and act on it, whether or not the daemon runs.
 
-The verbs write the database themselves and then knock at the daemon's control socket, if there is one; when they
-return, a running daemon has taken notice.  A queue of any length is listed and acted on in pieces.
+A queue of any length is listed in pieces.  The verbs that change it are in acting.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
 
+from relayd.cli.acting import VERBS
+from relayd.cli.selecting import selecting
 from relayd.cli.shape import shape
 from relayd.cli.spool import SpoolBeside, printing
-from relayd.control import knock
+from relayd.cli.watching import watch_option, watching
 from relayd.mail.errors import RelaydError
+from relayd.spool.bodies import Bodies
 from relayd.spool.queue import HistoryRow, Listed
-from relayd.spool.sqlite import SqliteQueue
+from relayd.spool.selection import Selection
 from relayd.view.shown import details, lines, printable, summary
 
-PIECE = 500  # messages changed in one commit, so that a running daemon is not kept waiting
-EX_DATAERR = 65
+LONGEST_HEADER = 64 * 1024  # octets that are shown
 
 
 @click.group()
@@ -34,42 +32,51 @@ def queue(context: click.Context) -> None:
     context.obj = SpoolBeside(context.obj)
 
 
-# looking
-
-
 @queue.command("list")
+@selecting
 @click.option("--json", "as_json", is_flag=True, help="Print an array of messages.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many, the oldest first.")
+@watch_option
 @click.pass_obj
-def list_(spool: SpoolBeside, as_json: bool, limit: int | None) -> None:
-    """List what waits, the oldest first."""
+def list_(spool: SpoolBeside, selection: Selection, as_json: bool, limit: int | None, watch: float | None) -> None:
+    """List what waits, the oldest first: all of it, or what the options say."""
     with printing():
-        asyncio.run(_list_json(spool, limit) if as_json else _list_lines(spool, limit))
+        if as_json:
+            asyncio.run(_list_json(spool, selection, limit))
+        elif watch is not None:
+            watching(watch, lambda room: asyncio.run(_some(spool, selection, limit or room)))
+        else:
+            asyncio.run(_list_lines(spool, selection, limit))
 
 
 def list_queue(config_path: Path) -> int:
     """Print the queue of a configuration, as `mailq` does; return the exit code."""
     with printing():
-        asyncio.run(_list_lines(SpoolBeside(config_path), None))
+        asyncio.run(_list_lines(SpoolBeside(config_path), Selection(), None))
     return 0
 
 
-async def _list_json(spool: SpoolBeside, limit: int | None) -> None:
+async def _list_json(spool: SpoolBeside, selection: Selection, limit: int | None) -> None:
     separator = "["
     async with spool.opened() as opened:
-        async for listed in opened.messages(limit=limit):
+        async for listed in opened.messages(selection=selection, limit=limit):
             click.echo(separator + json.dumps(summary(listed)), nl=False)
             separator = ",\n"
     click.echo("]" if separator != "[" else "[]")
 
 
-async def _list_lines(spool: SpoolBeside, limit: int | None) -> None:
+async def _list_lines(spool: SpoolBeside, selection: Selection, limit: int | None) -> None:
     messages = 0
     async with spool.opened() as opened:
-        async for listed in opened.messages(limit=limit):
+        async for listed in opened.messages(selection=selection, limit=limit):
             messages += 1
             click.echo("\n".join(lines(listed)))
     click.echo(f"{messages} message{'' if messages == 1 else 's'}")
+
+
+async def _some(spool: SpoolBeside, selection: Selection, limit: int | None) -> list[str]:
+    async with spool.opened() as opened:
+        return [line async for each in opened.messages(selection=selection, limit=limit) for line in lines(each)]
 
 
 @queue.command()
@@ -77,15 +84,19 @@ async def _list_lines(spool: SpoolBeside, limit: int | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.pass_obj
 def show(spool: SpoolBeside, message_id: str, as_json: bool) -> None:
-    """Show one message, also a finished one.
-
-    Prints its envelope, how each recipient stands, and what was answered last.
-    """
+    """Show one message, also a finished one: its envelope, how each recipient stands, what was answered last, and the
+    header of what waits."""
     found = asyncio.run(_show(spool, message_id))
     if found is None:
         raise RelaydError(f"no message {printable(message_id)} in the queue or its history")
+    header = _header(spool, found)
     with printing():
-        click.echo(json.dumps(summary(found)) if as_json else "\n".join(details(found)))
+        if as_json:
+            click.echo(json.dumps(summary(found) | {"header": header}))
+            return
+        click.echo("\n".join(details(found)))
+        for line in header or ():
+            click.echo(printable(line))
 
 
 async def _show(spool: SpoolBeside, message_id: str) -> Listed | HistoryRow | None:
@@ -93,60 +104,24 @@ async def _show(spool: SpoolBeside, message_id: str) -> Listed | HistoryRow | No
         return await opened.show(message_id)
 
 
-# acting
+def _header(spool: SpoolBeside, found: Listed | HistoryRow) -> list[str] | None:
+    """Return the header as it is in the file, a line each; None if there is no file any more."""
+    if isinstance(found, HistoryRow):
+        return None
+    path = Bodies(spool.path / "queue").path(found.message.id)
+    try:
+        octets = read_start(path, min(found.message.body.header_end, LONGEST_HEADER))
+    except FileNotFoundError:
+        return None
+    return octets.decode("utf-8", "replace").splitlines()
 
 
-def _verb(name: str, key: str, done: str, explanation: str) -> None:
-    """Add a command that does something to messages, by id or to all; `key` names the count in its JSON."""
-
-    @queue.command(name, help=explanation)
-    @click.argument("message_ids", metavar="[ID]...", nargs=-1)
-    @click.option("--all", "everything", is_flag=True, help="All messages in the queue.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the count as an object.")
-    @click.pass_obj
-    def verb(spool: SpoolBeside, message_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
-        if bool(message_ids) == everything:
-            raise click.UsageError("name messages by id, or give --all")
-        found, missing = asyncio.run(_act(spool, name, None if everything else list(dict.fromkeys(message_ids))))
-        noticed = knock(spool.control)
-        if as_json:
-            click.echo(json.dumps({key: found, "missing": missing, "daemon": noticed}))
-        else:
-            click.echo(f"{found} {done}" + ("" if noticed else "; no daemon is running"))
-        for message_id in missing:
-            click.echo(f"relayd: no message {printable(message_id)} in the queue", err=True)
-        return EX_DATAERR if missing else 0
+def read_start(path: Path, octets: int) -> bytes:
+    """Return the first octets of a file."""
+    with path.open("rb") as file:
+        return file.read(octets)
 
 
-async def _act(spool: SpoolBeside, name: str, message_ids: list[str] | None) -> tuple[int, list[str]]:
-    """Do it; return to how many messages, and which ids are none."""
-    async with spool.opened() as opened:
-        now = datetime.now(UTC)
-        act: dict[str, Callable[[Collection[str]], Awaitable[int]]] = {
-            "hold": opened.hold,
-            "release": opened.release,
-            "retry": partial(opened.retry, now=now),
-            "remove": partial(opened.remove, now=now),
-        }
-        if message_ids is None:
-            return sum([await act[name](piece) async for piece in _pieces(opened)]), []
-        missing = [each for each in message_ids if not isinstance(await opened.show(each), Listed)]
-        return await act[name](message_ids), missing
-
-
-async def _pieces(opened: SqliteQueue) -> AsyncIterator[list[str]]:
-    piece: list[str] = []
-    async for listed in opened.messages():
-        piece.append(listed.message.id)
-        if len(piece) >= PIECE:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
-
-
-_verb("hold", "held", "held", "Keep messages from being tried, until they are released.")
-_verb("release", "released", "released", "Let held messages be tried again.")
-_verb("retry", "retried", "to be tried now", "Make messages due now, and forget that sites were out of reach.")
-_verb("remove", "removed", "removed", "Remove messages without telling their senders.")
+for verb in VERBS:
+    queue.add_command(verb)
 queue.add_command(shape)

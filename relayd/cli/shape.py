@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 import click
 
 from relayd.cli.spool import SpoolBeside, printing
+from relayd.cli.watching import watch_option, watching
 from relayd.mail.back_off import BackOff
 from relayd.spool.queue import Shape
-from relayd.view.shape import by_destination, by_site, shape_summary, shape_table
+from relayd.view.shape import by_destination, by_site, in_order, shape_summary, shape_table
 from relayd.view.shown import printable
 
 
@@ -22,20 +23,28 @@ from relayd.view.shown import printable
 @click.option("--domains", is_flag=True, help="A row for each destination instead of for each site.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@watch_option
 @click.pass_obj
-def shape(spool: SpoolBeside, domains: bool, limit: int, as_json: bool) -> None:
+def shape(spool: SpoolBeside, domains: bool, limit: int, as_json: bool, watch: float | None) -> None:
     """Show how much waits at each site, by age.
 
     Recipients are counted: T is their total, then come those younger than 5 minutes, than 10, and so on; those that
     are held are apart.
     """
-    shapes, back_offs, now = asyncio.run(_asked(spool))
-    rows = sorted(by_destination(shapes) if domains else by_site(shapes), key=lambda row: (-row.total, -row.held))
+    group = by_destination if domains else by_site
+
+    def lines(room: int | None) -> list[str]:
+        shapes, back_offs, _ = asyncio.run(_asked(spool))
+        rows = in_order(group(shapes))
+        return [printable(line) for line in shape_table(rows, min(limit, room or limit), back_offs)]
+
     with printing():
         if as_json:
-            click.echo(json.dumps(shape_summary(rows, limit, back_offs, now, by="destination" if domains else "site")))
+            shapes, back_offs, now = asyncio.run(_asked(spool))
+            by = "destination" if domains else "site"
+            click.echo(json.dumps(shape_summary(in_order(group(shapes)), limit, back_offs, now, by=by)))
         else:
-            click.echo("\n".join(printable(line) for line in shape_table(rows, limit, back_offs)))
+            watching(watch, lines)
 
 
 async def _asked(spool: SpoolBeside) -> tuple[list[Shape], dict[str, BackOff], datetime]:

@@ -68,7 +68,7 @@ class Recipient:
 
     `notify` and `orcpt` (RFC 3461; `orcpt` as it came, `rfc822;a@b` in xtext) are None where they were not given.
     `reply`, `dsn`, `peer` and `attempted` tell of the last attempt: the server's words or ours, the enhanced status,
-    `name[address]:port`, and when.
+    `name[address]:port`, and when.  `via` is the route to which an operator redirected it.
     """
 
     number: int
@@ -83,6 +83,12 @@ class Recipient:
     peer: str = ""
     attempted: datetime | None = None
     possible_duplicate: bool = False
+    via: str = ""
+
+    @property
+    def destination(self) -> str:
+        """Where it goes, as the queue has it: its domain; or, if it was redirected, `ROUTE/DOMAIN`."""
+        return f"{self.via}/{self.address.domain}" if self.via else self.address.domain
 
     def changed(self, status: Status, **fields: Any) -> Self:
         """Return the recipient with `status` and `fields`.

@@ -74,15 +74,20 @@ class Router:
         self._resolver.clear()
 
     async def route(self, destination: str) -> Site | Deferred | Failed:
-        """Return the site that mail for `destination`, a lower-case A-label or an address literal, goes to.
+        """Return the site that mail for `destination` goes to: a lower-case A-label or an address literal, behind the
+        name of a route and a slash if it was redirected.
 
         Destinations with the same exchangers, of which the same is demanded, get equal sites.  Failed (5.1.2, 5.1.10,
         5.4.4, 5.4.6) and Deferred (4.4.3, 4.4.4) have scope MESSAGE: there is no site yet that could back off.
         """
         settings = self._settings
-        rule = smart_host.matching(settings.rules, destination)
+        via, _, destination = destination.rpartition("/")
+        rule = smart_host.named(settings.rules, via) if via else smart_host.matching(settings.rules, destination)
         if rule is not None:
             return smart_host.site_of(rule, settings)
+        if via:
+            reason = f"redirected to the route {via}, which the configuration does not have"
+            return Deferred(reason=reason, status=mx.UNROUTABLE)
         if destination.startswith("["):
             return self._literal(destination, settings)
         found = mx.candidates(destination, await self._resolver.exchangers(destination))
@@ -94,8 +99,10 @@ class Router:
     async def policy(self, destination: str) -> StsPolicy | None:
         """Return the policy of MTA-STS (RFC 8461) that is heeded for `destination`, None if there is none."""
         settings = self._settings
-        exchangers = not destination.startswith("[") and smart_host.matching(settings.rules, destination) is None
-        if self._policies is None or not exchangers or not rule_for(destination, settings).mta_sts:
+        routed = "/" in destination or smart_host.matching(settings.rules, destination) is not None
+        if self._policies is None or routed or destination.startswith("["):
+            return None
+        if not rule_for(destination, settings).mta_sts:
             return None
         return await self._policies.policy(destination)
 

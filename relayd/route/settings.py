@@ -22,8 +22,9 @@ _NAMESERVER = re.compile(r"\[(?P<v6>[^\]]*)\](?::(?P<v6port>\d{1,5}))?|(?P<v4>[0
 class RouteRule:
     """One [[route]]: where the mail of some destinations goes instead of to their mail exchangers.
 
-    `match` has patterns of mail/pattern.py, `hosts` are tried in order.  What is None is taken from the
-    settings for all.  Raises ValueError for a name that cannot be part of a site's key, and for empty lists.
+    `match` has patterns of mail/pattern.py; without any, it is only for mail that is redirected to it.  `hosts` are
+    tried in order.  What is None is taken from the settings for all.  Raises ValueError for a name that cannot be part
+    of a site's key, and without hosts.
     """
 
     name: str
@@ -38,8 +39,6 @@ class RouteRule:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"a route's name is of letters, digits, '.', '_' and '-', at most 64: {self.name!r}")
-        if not self.match:
-            raise ValueError("a route needs at least one pattern to match")
         if not self.hosts:
             raise ValueError("a route needs at least one host")
 

@@ -51,6 +51,11 @@ def matching(rules: Iterable[RouteRule], destination: str) -> RouteRule | None:
     return next((rule for rule in rules if any(matches(pattern, destination) for pattern in rule.match)), None)
 
 
+def named(rules: Iterable[RouteRule], name: str) -> RouteRule | None:
+    """Return the rule of that name."""
+    return next((rule for rule in rules if rule.name == name), None)
+
+
 def site_of(rule: RouteRule, settings: RouteSettings) -> Site:
     """Return the site of a rule.  Its key is the rule's name, so that its back-off survives a change of hosts."""
     return Site(

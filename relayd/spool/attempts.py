@@ -34,7 +34,8 @@ FORGET_TRANSCRIPTS = """
 SELECT_OF = f"SELECT {ATTEMPT} FROM attempts WHERE message = ? ORDER BY ended, first"
 SELECT_ONLY = "SELECT tried, recipients FROM history WHERE id = ? AND tried <> ''"
 SELECT_TO = """
-    SELECT DISTINCT message FROM recipients WHERE destination = ?1 AND local_part = ?2
+    SELECT DISTINCT message FROM recipients
+    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND local_part = ?2
     UNION
     SELECT id FROM history WHERE instr(recipients, ?3) > 0
     ORDER BY 1 DESC LIMIT ?4

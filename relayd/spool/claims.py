@@ -108,7 +108,7 @@ def claim(
         owner,
         until,
         _by_turns(_longest_due(db, at, limit, microseconds(now)), limit),
-        lambda recipient: recipient.address.domain in at and recipient.due is not None and recipient.due <= now,
+        lambda recipient: recipient.destination in at and recipient.due is not None and recipient.due <= now,
     )
 
 

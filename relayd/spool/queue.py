@@ -27,6 +27,7 @@ from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Notice, Settlement
+from relayd.spool.selection import ALL, Chosen, Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,14 @@ class Lease:
     owner: str
     ends: datetime
     recipients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounced:
+    """How many messages were found, and how many of their recipients were in flight and left alone."""
+
+    messages: int
+    in_flight: int
 
 
 class Queue(Protocol):
@@ -191,8 +200,14 @@ class Queue(Protocol):
     async def withdrawn(self) -> frozenset[str]:
         """Return the ids of claimed messages that an operator has held or removed since they were claimed."""
 
-    def messages(self, *, limit: int | None = None) -> AsyncIterator[Listed]:
-        """Yield the messages in the queue, oldest first, without keeping them all in memory."""
+    def messages(self, *, selection: Selection = ALL, limit: int | None = None) -> AsyncIterator[Listed]:
+        """Yield the messages in the queue that are meant, oldest first, without keeping them all in memory."""
+
+    async def ids(self, selection: Selection, after: str, limit: int) -> list[str]:
+        """Return the `limit` first ids of messages that are meant, of those that come after `after`."""
+
+    async def chosen(self, selection: Selection) -> Chosen:
+        """Count what a selection means.  May take some seconds for a million messages."""
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         """Return a message of the queue or of the history."""
@@ -232,6 +247,13 @@ class Queue(Protocol):
     async def remove(self, message_ids: Collection[str], now: datetime) -> int:
         """Make their recipients removed, without a notification; what is in flight settles first, and a Delivered
         wins."""
+
+    async def redirect(self, message_ids: Collection[str], route: str, now: datetime) -> int:
+        """Send their waiting recipients by the route of that name, or where they would go of themselves if it is empty,
+        and make them due at `now`; what is in flight settles first.  Return how many messages were found."""
+
+    async def bounce(self, message_ids: Collection[str], reason: str) -> Bounced:
+        """Make their waiting recipients failed, for a reason of ours, and owe the notices; what is in flight stays."""
 
     async def finished_bodies(self, now: datetime, limit: int) -> list[str]:
         """Return ids of finished messages whose bodies are to be unlinked."""

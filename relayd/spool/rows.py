@@ -121,7 +121,7 @@ def recipient_values(message: Message, recipient: Recipient) -> tuple[Any, ...]:
     return (
         recipient.number,
         recipient.address.local_part,
-        recipient.address.domain,
+        recipient.destination,
         None if recipient.notify is None else recipient.notify.value,
         recipient.orcpt,
         recipient.status.value,
@@ -159,9 +159,10 @@ def changed_values(message_id: str, recipient: Recipient, arrived: datetime) -> 
 def recipient_of(row: Row) -> Recipient:
     """Return the recipient of a row of the columns RECIPIENT."""
     number, local_part, destination, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, marked = row
+    via, _, domain = destination.rpartition("/")
     return Recipient(
         number=number,
-        address=Address(local_part, destination),
+        address=Address(local_part, domain),
         notify=None if notify is None else Notify(notify),
         orcpt=orcpt,
         status=_STATUS[status],
@@ -172,6 +173,7 @@ def recipient_of(row: Row) -> Recipient:
         peer=peer,
         attempted=_time(attempted),
         possible_duplicate=bool(marked),
+        via=via,
     )
 
 

@@ -81,7 +81,7 @@ def sites_of(db: Database, destinations: Collection[str]) -> dict[str, str]:
 def witnessed(db: Database, recipients: Iterable[Recipient]) -> tuple[Recipient, ...]:
     """Return recipients, those that were never tried with what their site answered last, if it is out of reach."""
     found = tuple(recipients)
-    untried = {each.address.domain for each in found if each.status is Status.QUEUED and not each.reply}
+    untried = {each.destination for each in found if each.status is Status.QUEUED and not each.reply}
     if not untried:
         return found
     words = {
@@ -98,9 +98,9 @@ def witnessed(db: Database, recipients: Iterable[Recipient]) -> tuple[Recipient,
 
 
 def _witnessed(recipient: Recipient, words: Mapping[str, tuple[str, str, str]]) -> Recipient:
-    if recipient.status is not Status.QUEUED or recipient.reply or recipient.address.domain not in words:
+    if recipient.status is not Status.QUEUED or recipient.reply or recipient.destination not in words:
         return recipient
-    reply, dsn, peer = words[recipient.address.domain]
+    reply, dsn, peer = words[recipient.destination]
     return replace(recipient, reply=reply, dsn=dsn, peer=peer)
 
 

@@ -47,7 +47,8 @@ from relayd.spool.connection import Connect, Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Bounced, Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.selection import ALL, Chosen, Selection
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
 
@@ -273,16 +274,22 @@ class SqliteQueue:
 
     # operators
 
-    async def messages(self, *, limit: int | None = None) -> AsyncIterator[Listed]:
+    async def messages(self, *, selection: Selection = ALL, limit: int | None = None) -> AsyncIterator[Listed]:
         after, left = "", limit
         while left is None or left > 0:
             count = operators.PAGE if left is None else min(left, operators.PAGE)
-            last, found = await self._look(partial(operators.page, after=after, limit=count))
+            last, found = await self._look(partial(operators.page, selection=selection, after=after, limit=count))
             if last is None:
                 return
             for listed in found:
                 yield listed
             after, left = last, None if left is None else left - len(found)
+
+    async def ids(self, selection: Selection, after: str, limit: int) -> list[str]:
+        return await self._look(lambda db: operators.ids(db, selection, after, limit))
+
+    async def chosen(self, selection: Selection) -> Chosen:
+        return await self._look(lambda db: operators.chosen(db, selection))
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         return await self._look(lambda db: operators.show(db, message_id))
@@ -324,6 +331,12 @@ class SqliteQueue:
 
     async def remove(self, message_ids: Collection[str], now: datetime) -> int:
         return await self._change(lambda db: operators.remove(db, message_ids, now))
+
+    async def redirect(self, message_ids: Collection[str], route: str, now: datetime) -> int:
+        return await self._change(lambda db: operators.redirect(db, message_ids, route, now))
+
+    async def bounce(self, message_ids: Collection[str], reason: str) -> Bounced:
+        return await self._change(lambda db: operators.bounce(db, message_ids, reason, self._new_id))
 
     # history
 

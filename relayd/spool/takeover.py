@@ -63,8 +63,8 @@ def bury(db: Database, noted: Noted, now: datetime) -> TakenOver:
 
 def _leased(db: Database, leases: Collection[int]) -> list[Row]:
     return db.execute(
-        "SELECT message, number, lease, local_part || '@' || destination, removing FROM recipients"
-        f" WHERE lease {AMONG}",
+        "SELECT message, number, lease, local_part || '@' || substr(destination, instr(destination, '/') + 1), removing"
+        f" FROM recipients WHERE lease {AMONG}",
         (as_set(leases),),
     ).fetchall()
 

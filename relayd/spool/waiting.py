@@ -21,7 +21,8 @@ SELECT_WAITING = """
 """
 SELECT_WAITING_FOR = """
     SELECT DISTINCT message FROM recipients
-    WHERE destination = ? AND local_part = ? AND status IN ('queued', 'deferred') ORDER BY message LIMIT ?
+    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND local_part = ?2
+        AND status IN ('queued', 'deferred') ORDER BY message LIMIT ?3
 """
 
 

@@ -138,7 +138,7 @@ async def _message(sources: Sources, subject: str, found: Listed | HistoryRow) -
     waiting: dict[str, list[Recipient]] = {}
     for recipient in message.envelope.recipients:
         if not recipient.status.final:
-            waiting.setdefault(recipient.address.domain, []).append(recipient)
+            waiting.setdefault(recipient.destination, []).append(recipient)
     shown = list(waiting)[:MOST]
     leases = await queue.leased(message.id)
     daemon = await _ask(sources, shown, [lease.number for lease in leases.values()])

@@ -53,6 +53,11 @@ def by_destination(shapes: Iterable[Shape]) -> Iterator[Row]:
     yield from map(_row, shapes)
 
 
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Return those with most first."""
+    return sorted(rows, key=lambda row: (-row.total, -row.held))
+
+
 def _row(shape: Shape) -> Row:
     return Row(
         destination=shape.destination,

@@ -100,7 +100,7 @@ def _pack_recipient(one: Recipient) -> Packed:
     return (
         one.number,
         one.address.local_part,
-        one.address.domain,
+        one.destination,
         None if one.notify is None else one.notify.value,
         one.orcpt,
         one.status.value,
@@ -115,7 +115,10 @@ def _pack_recipient(one: Recipient) -> Packed:
 
 
 def _recipient_of(packed: Packed) -> Recipient:
-    number, local_part, domain, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, duplicate = packed
+    number, local_part, destination, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, duplicate = (
+        packed
+    )
+    via, _, domain = destination.rpartition("/")
     return Recipient(
         number=number,
         address=Address(local_part, domain),
@@ -129,6 +132,7 @@ def _recipient_of(packed: Packed) -> Recipient:
         peer=peer,
         attempted=_time_of(attempted),
         possible_duplicate=duplicate,
+        via=via,
     )
 
 

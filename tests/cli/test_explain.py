@@ -13,6 +13,7 @@ from relayd.mail.message import new_id
 from relayd.mail.recipient import Status
 from relayd.spool.lock import Lock
 from relayd.spool.sqlite import SqliteQueue
+from relayd.view import explaining
 from tests.cli.situations import CommandLine, waiting
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message
 

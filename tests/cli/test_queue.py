@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from relayd.cli import queue
+from relayd.cli import acting
 from relayd.mail.deadline import DeadlineMode
 from relayd.mail.recipient import Status
 from tests.cli.situations import CommandLine, Said, messages, waiting
@@ -125,7 +128,7 @@ def test_a_finished_message_is_shown_with_the_same_keys(relayd: CommandLine) -> 
 
     shown = relayd("queue", "show", message.id, "--json").json
 
-    assert set(shown) == MESSAGE_KEYS
+    assert set(shown) == {*MESSAGE_KEYS, "header"}
     assert set(shown["recipients"][0]) == RECIPIENT_KEYS
     assert shown["finished"] == "2026-11-22T12:00:00.000Z"
     assert relayd("queue", "list", "--json").json == []
@@ -212,7 +215,7 @@ def test_of_several_messages_the_missing_are_named_and_the_others_done(relayd: C
 
 
 def test_all_means_all_in_pieces_too(relayd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "PIECE", 3)
+    monkeypatch.setattr(acting, "PIECE", 3)
     relayd.queue(*messages(10))
 
     assert relayd("queue", "remove", "--all", "--json").json["removed"] == 10
@@ -223,6 +226,128 @@ def test_all_of_nothing_is_nothing(relayd: CommandLine) -> None:
     relayd.queue()
 
     assert relayd("queue", "retry", "--all").code == 0
+
+
+# selecting
+
+
+def test_what_is_listed_can_be_selected(relayd: CommandLine) -> None:
+    one, two = a_message("ann@one.example"), a_message("bob@sub.two.example", sender=None)
+    relayd.queue(one, two)
+    waiting(relayd, "cyd@three.example")
+
+    def found(*options: str) -> list[str]:
+        return sorted(each["recipients"][0]["address"] for each in relayd("queue", "list", "--json", *options).json)
+
+    assert found("--domain", "one.example") == ["ann@one.example"]
+    assert found("--domain", "*.TWO.example") == ["bob@sub.two.example"]
+    assert found("--to", "bob@sub.two.example") == ["bob@sub.two.example"]
+    assert found("--sender", "<>") == ["bob@sub.two.example"]
+    assert found("--sender", "origin.example", "--status", "queued") == ["ann@one.example"]
+    assert found("--status", "deferred") == ["cyd@three.example"]
+    assert found("--older", "1s", "--sender", "sender@origin.example") == ["ann@one.example", "cyd@three.example"]
+    assert found("--younger", "1s") == []
+
+
+def test_what_is_selected_is_counted_first_and_done_when_that_is_agreed_to(relayd: CommandLine) -> None:
+    relayd.queue(a_message("ann@one.example", "bob@two.example"), a_message("cyd@three.example"))
+
+    asked = relayd("queue", "hold", "--domain", "one.example")
+    done = relayd("queue", "hold", "--domain", "one.example", "--yes")
+
+    assert (asked.code, asked.out) == (64, "")
+    assert (
+        "1 message, 2 recipients waiting (1 of them elsewhere); to hold it without being asked, give --yes" in asked.err
+    )
+    assert done.out == "1 held; no daemon is running\n"
+    assert [each["held"] for each in relayd("queue", "list", "--json").json].count(True) == 1
+
+
+@pytest.mark.parametrize(("answer", "held"), [("y", 1), ("n", 0)])
+def test_on_a_terminal_it_is_asked(relayd: CommandLine, answer: str, held: int) -> None:
+    relayd.queue(a_message())
+
+    program = f"{sys.executable} -m relayd --config {relayd.config} queue hold --domain one.example"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execvp("sh", ["sh", "-c", program])
+    said = b""
+    while b"[y/N]" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, answer.encode() + b"\n")
+    with suppress(OSError):  # the end of a terminal
+        while more := os.read(terminal, 1000):
+            said += more
+    os.waitpid(child, 0)
+
+    assert b"1 message, 1 recipient waiting: hold all of it? [y/N]" in said
+    assert [each["held"] for each in relayd("queue", "list", "--json").json].count(True) == held
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--domain", "a b"], "a pattern is a domain, *.domain or *, not 'a b'"),
+        (["--to", "nobody"], "not local-part@domain"),
+        (["--older", "4"], 'must be a duration as "30s", "5m", "4h" or "5d", not \'4\''),
+        (["--status", "lost"], "'lost' is not one of"),
+        (["--domain", "one.example", "ID"], "name messages by id, or say which by options, or give --all"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_a_usage_error(relayd: CommandLine, option: list[str], words: str) -> None:
+    relayd.queue()
+
+    said = relayd("queue", "hold", *option)
+
+    assert said.code == 64
+    assert words in said.err
+
+
+def test_a_message_is_removed_with_a_bounce(relayd: CommandLine) -> None:
+    message = a_message()
+    relayd.queue(message)
+
+    assert relayd("queue", "remove", "--bounce", message.id, "--json").json["bounced"] == 1
+
+    [recipient] = relayd("queue", "show", message.id, "--json").json["recipients"]
+    assert (recipient["status"], recipient["reply"]) == ("failed", "removed by an operator")
+
+
+def test_a_message_is_redirected_to_a_route_that_there_is(relayd: CommandLine) -> None:
+    message = a_message()
+    relayd.queue(message)
+
+    said = relayd("queue", "redirect", "--route", "spare", message.id)
+
+    assert (said.code, said.err) == (65, "relayd: no route spare in the configuration; there are: none\n")
+    with relayd.config.open("a") as config:
+        config.write('[[route]]\nname = "spare"\nmatch = []\nhosts = ["192.0.2.1"]\n')
+    assert relayd("queue", "redirect", "--route", "spare", message.id).out == "1 redirected; no daemon is running\n"
+    assert relayd("explain", message.id, "--json").json["explanations"][0]["destination"] == "spare/one.example"
+    relayd("queue", "redirect", "--route", "-", message.id)
+    assert relayd("explain", message.id, "--json").json["explanations"][0]["destination"] == "one.example"
+
+
+def test_a_view_is_shown_again_and_again_until_it_is_interrupted(relayd: CommandLine) -> None:
+    message = a_message()
+    relayd.queue(message)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "relayd", "--config", str(relayd.config), "queue", "list", "--watch", "0.2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+
+    seen = 0
+    for line in watching.stdout:
+        seen += message.id in line
+        if seen == 2:
+            break
+    watching.send_signal(signal.SIGINT)
+
+    assert watching.wait(timeout=30) == 0
 
 
 # what goes wrong

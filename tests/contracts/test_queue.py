@@ -24,12 +24,13 @@ from relayd.mail.settlement import Action, Settlement
 from relayd.mail.tls import TlsWish
 from relayd.mail.transcript import Line, Speaker, Transcript
 from relayd.spool.attempts import ATTEMPTS_KEPT, TRANSCRIPTS_KEPT
-from relayd.spool.queue import HistoryRow, Listed, Queue
+from relayd.spool.queue import Bounced, HistoryRow, Listed, Queue
+from relayd.spool.selection import ALL, Chosen, Selection, Stage
 from relayd.spool.sqlite import SqliteQueue
 from tests.simulation.inline import InlineConnections
 from tests.simulation.queue import MemoryQueue
 from tests.simulation.tables import Tables
-from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, a_message, addresses, by, settled
+from tests.spool.mail import HOUR, MINUTE, NOW, SECOND, SENDER, a_message, addresses, by, settled
 
 TheQueue = SqliteQueue | MemoryQueue  # each has `examine` and `close`, too
 
@@ -1094,6 +1095,168 @@ class TestOperators:
 
         (notice,) = await queue.notices(10)
         assert [each.number for each in notice.recipients] == [0]
+
+
+class TestSelection:
+    """What is meant is said twice, in Python and in SQL: `ids` of both are compared by being the same test."""
+
+    async def ids(self, queue: Queue, **fields: Any) -> list[str]:
+        selection = Selection(**fields)
+        found = await queue.ids(selection, "", 100)
+        assert [each.message.id async for each in queue.messages(selection=selection)] == found
+        assert (await queue.chosen(selection)).messages == len(found)
+        return found
+
+    async def test_each_condition_leaves_out_what_it_is_not_true_of(self, queue: Queue) -> None:
+        a = a_message("ann@one.example", arrived=NOW)
+        b = a_message("bob@sub.one.example", arrived=NOW + SECOND, sender=None)
+        c = a_message(
+            "cyd@two.example", "dan@[192.0.2.1]", arrived=NOW + 2 * SECOND, sender=Address("x@y", "a.two.example")
+        )
+        await queue.add([a, b, c])
+        await queue.routed({"one.example": "mx.one", "two.example": "mx.two"}, NOW)
+        await queue.redirect([c.id], "spare", NOW + MINUTE)
+
+        assert await self.ids(queue) == [a.id, b.id, c.id]
+        assert await self.ids(queue, domain="one.example") == [a.id]
+        assert await self.ids(queue, domain="*.one.example") == [b.id]
+        assert await self.ids(queue, domain="*") == [a.id, b.id, c.id]
+        assert await self.ids(queue, domain="two.example") == [c.id]
+        assert await self.ids(queue, domain="[192.0.2.1]") == [c.id]
+        assert await self.ids(queue, domain="ne.example") == []
+        assert await self.ids(queue, recipient=Address("cyd", "two.example")) == [c.id]
+        assert await self.ids(queue, recipient=Address("cyd", "one.example")) == []
+        assert await self.ids(queue, site="mx.one") == [a.id]
+        assert await self.ids(queue, sender="") == [b.id]
+        assert await self.ids(queue, sender=str(SENDER)) == [a.id]
+        assert await self.ids(queue, sender="@a.two.example") == [c.id]
+        assert await self.ids(queue, sender="@*.two.example") == [c.id]
+        assert await self.ids(queue, sender="@*") == [a.id, c.id]
+        assert await self.ids(queue, arrived_before=NOW + SECOND) == [a.id]
+        assert await self.ids(queue, arrived_after=NOW + SECOND) == [b.id, c.id]
+        assert await self.ids(queue, up_to=b.id) == [a.id, b.id]
+        assert await self.ids(queue, domain="two.example", sender=str(SENDER)) == []
+
+    async def test_messages_are_selected_by_how_they_stand(self, queue: Queue) -> None:
+        names = ("held", "flying", "deferred", "queued")
+        held, flying, deferred, queued = messages = [a_message(f"a@{name}.example") for name in names]
+        await queue.add(messages)
+        await queue.hold([held.id])
+        (delivery,) = await claimed(queue, "deferred.example")
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + HOUR)])
+        await claimed(queue, "flying.example")
+
+        assert await self.ids(queue, stage=Stage.HELD) == [held.id]
+        assert await self.ids(queue, stage=Stage.IN_FLIGHT) == [flying.id]
+        assert await self.ids(queue, stage=Stage.DEFERRED) == [deferred.id]
+        assert await self.ids(queue, stage=Stage.QUEUED) == sorted([held.id, queued.id])
+
+    async def test_what_is_meant_is_counted_and_what_goes_with_it(self, queue: Queue) -> None:
+        assert (await queue.chosen(ALL)).up_to == ""
+        message, last = a_message("a@one.example", "b@two.example"), a_message("a@two.example")
+        await queue.add([message, last])
+
+        chosen = await queue.chosen(Selection(domain="one.example"))
+
+        assert chosen == Chosen(messages=1, recipients=2, meant=1, up_to=max(message.id, last.id))
+
+
+class TestRedirect:
+    async def test_what_waits_goes_by_the_route_and_is_due_there_now(self, queue: Queue) -> None:
+        message = a_message("ann@one.example", "bob@two.example")
+        await queue.add([message])
+        for delivery in await claimed(queue, "one.example", "two.example"):
+            await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + HOUR)])
+
+        assert await queue.redirect([message.id, "nothing"], "spare", NOW) == 1
+
+        assert await claimed(queue, "one.example", "two.example", now=NOW + HOUR) == []
+        due = {each.destination for each in await queue.due(NOW, 10)}
+        assert due == {"spare/one.example", "spare/two.example"}
+        (delivery,) = await claimed(queue, *due)
+        assert [str(one.address) for one in delivery.recipients] == ["ann@one.example", "bob@two.example"]
+        assert [one.destination for one in delivery.recipients] == ["spare/one.example", "spare/two.example"]
+
+    async def test_it_can_be_redirected_again_and_back(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        for route, destination in (("a", "a/one.example"), ("b", "b/one.example"), ("", "one.example")):
+            await queue.redirect([message.id], route, NOW)
+            assert [each.destination for each in await queue.due(NOW, 10)] == [destination]
+
+    async def test_what_is_in_flight_settles_first_and_goes_there_then(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        (delivery,) = await claimed(queue)
+        await queue.redirect([message.id], "spare", NOW)
+
+        await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + HOUR)])
+
+        assert await claimed(queue, now=NOW + HOUR) == []
+        assert len(await claimed(queue, "spare/one.example", now=NOW + HOUR)) == 1
+
+    async def test_the_history_has_the_address(self, queue: Queue) -> None:
+        message = a_message()
+        await queue.add([message])
+        await queue.redirect([message.id], "spare", NOW)
+        (delivery,) = await claimed(queue, "spare/one.example")
+
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+
+        assert (await the_history(queue, message.id)).recipients[0].address == Address("ann", "one.example")
+        assert await queue.messages_to(Address("ann", "one.example"), 10) == [message.id]
+
+
+class TestBounce:
+    async def test_the_recipients_fail_and_the_sender_is_owed_a_notice(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+
+        assert await queue.bounce([message.id, "nothing"], "removed") == Bounced(messages=1, in_flight=0)
+
+        (notice,) = await queue.notices(10)
+        assert (notice.message_id, notice.action) == (message.id, Action.FAILED)
+        assert [(one.status, one.reply, one.dsn) for one in notice.recipients] == [
+            (Status.FAILED, "removed", "5.0.0")
+        ] * 2
+        await queue.drop_notice(notice.id)
+        assert {one.status for one in (await the_history(queue, message.id)).recipients} == {Status.FAILED}
+
+    async def test_what_is_in_flight_is_left_alone(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example")
+        await queue.add([message])
+        (delivery,) = await claimed(queue, "one.example")
+
+        assert await queue.bounce([message.id], "removed") == Bounced(messages=1, in_flight=1)
+
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+        statuses = [one.status for one in (await queue.notices(10))[0].recipients]
+        assert statuses == [Status.FAILED]
+        assert (await the_recipient(queue, message.id)).status is Status.DELIVERED
+
+    @pytest.mark.parametrize(("sender", "notify"), [(None, None), (SENDER, Notify.NEVER), (SENDER, Notify.SUCCESS)])
+    async def test_who_is_not_to_be_told_is_not(
+        self, queue: Queue, sender: Address | None, notify: Notify | None
+    ) -> None:
+        message = a_message(sender=sender, notify=notify)
+        await queue.add([message])
+
+        await queue.bounce([message.id], "removed")
+
+        assert await queue.notices(10) == []
+        assert (await the_history(queue, message.id)).recipients[0].status is Status.FAILED
+
+    async def test_what_was_final_stays_so_and_a_warning_that_was_owed_is_not_made(self, queue: Queue) -> None:
+        message = a_message("a@one.example", "b@two.example", arrived=NOW - HOUR)
+        await queue.add([message])
+        (delivery,) = await claimed(queue, "one.example")
+        await queue.settle([settled(delivery, Status.DELIVERED)])
+        await queue.warn(NOW, 10, NOW)
+
+        await queue.bounce([message.id], "removed")
+
+        assert [notice.action for notice in await queue.notices(10)] == [Action.FAILED]
+        assert (await the_recipient(queue, message.id)).status is Status.DELIVERED
 
 
 class TestTheEnd:

@@ -53,7 +53,6 @@ def test_a_look_up_needs_some_time() -> None:
         ("a b", ("*",), (Host(name="h"),)),
         ("a;b", ("*",), (Host(name="h"),)),
         ("x" * 65, ("*",), (Host(name="h"),)),
-        ("provider", (), (Host(name="h"),)),
         ("provider", ("*",), ()),
     ],
 )

@@ -49,7 +49,7 @@ def claim(
     chosen = dict.fromkeys(message for message in (*urgent, *others) if message is not None)
 
     def wanted(row: Row) -> bool:
-        return row.ripe and row.recipient.address.domain in at
+        return row.ripe and row.recipient.destination in at
 
     return _lease(db, owner, until, list(chosen)[:limit], wanted)
 

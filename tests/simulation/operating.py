@@ -3,7 +3,7 @@ memory."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import nsmallest
@@ -11,17 +11,19 @@ from heapq import nsmallest
 from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.mail.message import arrival_of, new_id
-from relayd.mail.recipient import Status
+from relayd.mail.recipient import Notify, Status
+from relayd.mail.settlement import Action
 from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.operators import HELD_BY_OPERATOR
-from relayd.spool.queue import AGES, TOLD_WITHIN, HistoryRow, Listed, Shape
+from relayd.spool.operators import GIVEN_UP, HELD_BY_OPERATOR
+from relayd.spool.queue import AGES, TOLD_WITHIN, Bounced, HistoryRow, Listed, Shape
 from relayd.spool.rows import storable
+from relayd.spool.selection import Chosen, Selection
 from relayd.spool.sites import FORGOTTEN
 from relayd.spool.takeover import MARKED_REPLY, MAX_DEATHS, TakenOver
 from tests.simulation.claiming import due, overdue
-from tests.simulation.settling import finish, finish_removals, prune, witnessed
+from tests.simulation.settling import finish, finish_removals, owe, prune, witnessed
 from tests.simulation.tables import BODY_GONE, MessageRow, Row, Tables
 
 
@@ -41,10 +43,41 @@ def unmade(db: Tables) -> list[str]:
 # operators
 
 
-def page(db: Tables, after: str, limit: int) -> tuple[str | None, list[Listed]]:
-    """Return the `limit` oldest messages whose ids come after `after`, and where the next page begins if any."""
-    ids = nsmallest(limit, (each for each in db.messages if each > after))
-    return ids[-1] if ids else None, [_listed(db, db.messages[each]) for each in ids]
+def page(db: Tables, selection: Selection, after: str, limit: int) -> tuple[str | None, list[Listed]]:
+    """Return the `limit` oldest messages meant whose ids come after `after`, and where the next page begins if any."""
+    found = ids(db, selection, after, limit)
+    return found[-1] if found else None, [_listed(db, db.messages[each]) for each in found]
+
+
+def ids(db: Tables, selection: Selection, after: str, limit: int) -> list[str]:
+    """See the contract."""
+    return nsmallest(limit, (each for each, row in db.messages.items() if each > after and _meant(db, selection, row)))
+
+
+def chosen(db: Tables, selection: Selection) -> Chosen:
+    """See the contract."""
+    rows = [row for row in db.messages.values() if _meant(db, selection, row)]
+    return Chosen(
+        messages=len(rows),
+        recipients=sum(row.open for row in rows),
+        meant=sum(len(_means(db, selection, row)) for row in rows),
+        up_to=max(db.messages, default=""),
+    )
+
+
+def _meant(db: Tables, selection: Selection, row: MessageRow) -> bool:
+    message = row.message
+    meant = selection.means_message(message.id, message.envelope.reverse_path, message.arrived, held=row.held)
+    return meant and (not selection.of_recipients or bool(_means(db, selection, row)))
+
+
+def _means(db: Tables, selection: Selection, row: MessageRow) -> list[Row]:
+    def site(each: Row) -> str | None:
+        return db.destinations.get(each.recipient.destination, (None,))[0]
+
+    return [
+        each for each in row.rows if selection.means(each.recipient, in_flight=each.lease is not None, site=site(each))
+    ]
 
 
 def show(db: Tables, message_id: str) -> Listed | HistoryRow | None:
@@ -103,6 +136,31 @@ def retry(db: Tables, message_ids: Collection[str], now: datetime) -> int:
     return len(found)
 
 
+def redirect(db: Tables, message_ids: Collection[str], route: str, now: datetime) -> int:
+    """See the contract."""
+    found = _found(db, message_ids)
+    for row in _open(found):
+        db.move(row, replace(row.recipient, via=route, due=now))
+    return len(found)
+
+
+def bounce(db: Tables, message_ids: Collection[str], reason: str, new_id: Callable[[], str]) -> Bounced:
+    """See the contract."""
+    found = _found(db, message_ids)
+    in_flight = sum(row.lease is not None for message in found for row in message.rows)
+    for message in found:
+        for row in [row for row in message.rows if row.lease is None and not row.recipient.status.final]:
+            one = row.recipient
+            row.recipient = replace(one, status=Status.FAILED, due=None, reply=reason, dsn=GIVEN_UP)
+            message.open -= 1
+            db.changed(row)
+            if message.message.envelope.reverse_path and (one.notify is None or Notify.FAILURE in one.notify):
+                owe(db, message, {one.number: Action.FAILED}, new_id)
+        prune(db, [message])
+    finish(db, found, None)
+    return Bounced(messages=len(found), in_flight=in_flight)
+
+
 def clock_was_set(db: Tables, by: timedelta, now: datetime, latest: datetime) -> None:
     """See the contract."""
 
@@ -149,7 +207,7 @@ def shape(db: Tables, now: datetime) -> list[Shape]:
     younger = [new_id(now - age + timedelta(milliseconds=1), random=0) for age in AGES]
     places: dict[str, list[Row]] = {}
     for row in _open(db.messages.values()):
-        places.setdefault(row.recipient.address.domain, []).append(row)
+        places.setdefault(row.recipient.destination, []).append(row)
     return [_shape(db, name, rows, younger) for name, rows in sorted(places.items())]
 
 

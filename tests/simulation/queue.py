@@ -29,7 +29,8 @@ from relayd.mail.settlement import Notice, Settlement
 from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Bounced, Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.selection import ALL, Chosen, Selection
 from relayd.spool.takeover import TakenOver
 from tests.simulation import claiming, operating, settling
 from tests.simulation.sabotage import Abandoned, Calm, Faults
@@ -223,15 +224,22 @@ class MemoryQueue:
 
     # operators
 
-    async def messages(self, *, limit: int | None = None) -> AsyncIterator[Listed]:
+    async def messages(self, *, selection: Selection = ALL, limit: int | None = None) -> AsyncIterator[Listed]:
         after, left = "", limit
         while left is None or left > 0:
-            last, found = await self._look("messages", operating.page, after, PAGE if left is None else min(left, PAGE))
+            count = PAGE if left is None else min(left, PAGE)
+            last, found = await self._look("messages", operating.page, selection, after, count)
             if last is None:
                 return
             for listed in found:
                 yield listed
             after, left = last, None if left is None else left - len(found)
+
+    async def ids(self, selection: Selection, after: str, limit: int) -> list[str]:
+        return await self._look("ids", operating.ids, selection, after, limit)
+
+    async def chosen(self, selection: Selection) -> Chosen:
+        return await self._look("chosen", operating.chosen, selection)
 
     async def show(self, message_id: str) -> Listed | HistoryRow | None:
         return await self._look("show", operating.show, message_id)
@@ -266,6 +274,12 @@ class MemoryQueue:
 
     async def retry(self, message_ids: Collection[str], now: datetime) -> int:
         return await self._change("retry", operating.retry, message_ids, now)
+
+    async def redirect(self, message_ids: Collection[str], route: str, now: datetime) -> int:
+        return await self._change("redirect", operating.redirect, message_ids, route, now)
+
+    async def bounce(self, message_ids: Collection[str], reason: str) -> Bounced:
+        return await self._change("bounce", operating.bounce, message_ids, reason, self._new_id)
 
     async def remove(self, message_ids: Collection[str], now: datetime) -> int:
         return await self._change("remove", operating.remove, message_ids, now)

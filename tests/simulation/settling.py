@@ -172,7 +172,8 @@ def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: Ne
             db.free(row)
         return None
     due = None if after.status.final else after.due or after.attempted or delivery.arrived
-    row.recipient = replace(after, due=due, reply=storable(after.reply), peer=storable(after.peer))
+    via = row.recipient.via  # it may have been redirected meanwhile
+    row.recipient = replace(after, due=due, reply=storable(after.reply), peer=storable(after.peer), via=via)
     row.removing = False
     message.deaths = 0
     db.free(row)
@@ -221,7 +222,7 @@ def finish(db: Tables, messages: Iterable[MessageRow], now: datetime | None) -> 
     for each in messages:
         if each.open or each.notices or each.message.id not in db.messages:
             continue
-        recipients = tuple(replace(row.recipient, due=None) for row in each.rows)
+        recipients = tuple(replace(row.recipient, due=None, via="") for row in each.rows)
         row = _history_row(each.message, recipients, now)
         kept = not row.sender and any(recipient.status is Status.FAILED for recipient in recipients)
         db.history[row.id] = Past(row, BODY_KEPT if kept else BODY_FINISHED)
@@ -383,6 +384,6 @@ def witnessed(db: Tables, recipients: Iterable[Recipient]) -> tuple[Recipient, .
 def _witnessed(db: Tables, recipient: Recipient) -> Recipient:
     if recipient.status is not Status.QUEUED or recipient.reply:
         return recipient
-    where = db.destinations.get(recipient.address.domain)
+    where = db.destinations.get(recipient.destination)
     site = db.sites.get(where[0]) if where else None
     return recipient if site is None else replace(recipient, reply=site.reply, dsn=site.dsn, peer=site.peer)

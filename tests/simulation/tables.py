@@ -133,6 +133,11 @@ class Waiting:
             row.entry = (row.recipient.due, self._entries, row)
             heappush(self._later, row.entry)
 
+    def leave(self, row: Row) -> None:
+        """A row waits here no more."""
+        if row.entry is not None:
+            self._drop(row)
+
     def advance(self, now: datetime) -> None:
         """Find out what is due at `now`, which may be before an earlier one."""
         if now < self._now:
@@ -153,7 +158,7 @@ class Waiting:
 
     def _ripen(self, entry: Entry) -> None:
         row = entry[2]
-        place = self.due.setdefault(row.recipient.address.domain, Place())
+        place = self.due.setdefault(row.recipient.destination, Place())
         place.count += 1
         row.ripe = True
         heappush(place.turns[_turn(row)], entry)
@@ -162,7 +167,7 @@ class Waiting:
         row.entry = None
         if row.ripe:
             row.ripe = False
-            domain = row.recipient.address.domain
+            domain = row.recipient.destination
             self.due[domain].count -= 1
             if not self.due[domain].count:
                 del self.due[domain]
@@ -228,6 +233,12 @@ class Tables:
     def changed(self, row: Row) -> None:
         """See `Waiting.changed`."""
         self.waiting.changed(row)
+
+    def move(self, row: Row, recipient: Recipient) -> None:
+        """Let a row be of a recipient that goes elsewhere."""
+        self.waiting.leave(row)
+        row.recipient = recipient
+        self.changed(row)
 
     def free(self, row: Row) -> None:
         """End a claim on a row."""

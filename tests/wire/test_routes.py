@@ -52,6 +52,27 @@ def a_route(*hosts: str, match: str = "*", name: str = "r", **fields: Any) -> di
 class TestRoutes:
     """Smart hosts instead of mail exchangers."""
 
+    @pytest.mark.parametrize("processes", [0, 1])
+    def test_an_operator_redirects_what_waits_for_a_dead_host(self, world: World, processes: int) -> None:
+        with a_server(world) as spare:
+            routes = [
+                a_route(f"127.0.0.1:{free_port()}", name="dead"),
+                {**a_route(f"127.0.0.1:{spare.port}", name="spare"), "match": []},
+            ]
+            world.configure(route=routes, retry=SELDOM, relay={"processes": processes})
+            with world.relaying() as daemon:
+                world.send("bob@example.test", "ann@other.test")
+                daemon.logged("event=site-backs-off site=route:dead")
+                done = world.command("queue", "redirect", "--route", "spare", "--domain", "example.test", "--yes")
+                assert done.stdout == "1 redirected\n"
+                daemon.logged("r=bob@example.test status=delivered")
+                daemon.logged("r=ann@other.test status=delivered")
+
+            assert [line for message in spare.taken for line in message.recipients] == [
+                "RCPT TO:<bob@example.test>",
+                "RCPT TO:<ann@other.test>",
+            ]
+
     def test_the_first_pattern_that_matches_decides(self, world: World) -> None:
         with a_server(world) as one, a_server(world) as sub, a_server(world) as rest:
             routes = [

@@ -1,0 +1,101 @@
+"""Which messages a command is about: options that make a selection, and being asked whether that is what was meant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+import click
+
+from relayd.mail.address import Address
+from relayd.mail.duration import parse_duration
+from relayd.mail.errors import InvalidAddress
+from relayd.mail.pattern import parse_pattern
+from relayd.spool.selection import Chosen, Selection, Stage
+
+
+class _Words(click.ParamType[Any]):
+    """What a function makes of words; its ValueError is told."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what was meant."""
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _sender(text: str) -> str:
+    """Return what `Selection.sender` has."""
+    if text in ("", "<>"):
+        return ""
+    if not text.removeprefix("@").count("@"):
+        return "@" + parse_pattern(text.removeprefix("@"))
+    try:
+        return str(Address.parse(text))
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+
+
+_OPTIONS = (
+    click.option("--domain", type=_Words("pattern", parse_pattern), help="To a domain, or to *.domain."),
+    click.option("--to", "recipient", type=_Words("address", Address.parse), help="To this address."),
+    click.option("--sender", type=_Words("address|domain", _sender), help="From an address, a domain, or <>."),
+    click.option("--site", default="", metavar="SITE", help="For a site, as `queue shape` names it."),
+    click.option("--status", type=click.Choice([stage.value for stage in Stage]), help="That stand so."),
+    click.option("--older", type=_Words("duration", parse_duration), help='That arrived longer ago, as in "4h".'),
+    click.option("--younger", type=_Words("duration", parse_duration), help="That arrived less long ago."),
+)
+
+
+def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a selection, and the selection itself."""
+
+    @wraps(command)
+    def selected(*arguments: Any, **words: Any) -> Any:
+        now = datetime.now(UTC)
+        older, younger, status = words.pop("older"), words.pop("younger"), words.pop("status")
+        selection = Selection(
+            domain=words.pop("domain") or "",
+            recipient=words.pop("recipient"),
+            sender=words.pop("sender"),
+            site=words.pop("site"),
+            stage=None if status is None else Stage(status),
+            arrived_before=None if older is None else now - older,
+            arrived_after=None if younger is None else now - younger,
+        )
+        return command(*arguments, selection=selection, **words)
+
+    for option in reversed(_OPTIONS):
+        selected = option(selected)
+    return selected
+
+
+def told(chosen: Chosen) -> str:
+    """Say how much was chosen."""
+    words = f"{chosen.messages} message{'' if chosen.messages == 1 else 's'}"
+    words += f", {chosen.recipients} recipient{'' if chosen.recipients == 1 else 's'} waiting"
+    others = chosen.recipients - chosen.meant
+    return words + (f" ({others} of them elsewhere)" if others else "")
+
+
+def agreed(chosen: Chosen, verb: str, *, yes: bool, everything: bool) -> bool:
+    """Ask whether it is to be done.  Where nobody can answer, `yes` must have been given, or `everything` said.
+
+    Raises:
+        UsageError: it was not.
+    """
+    if yes or not chosen.messages:
+        return True
+    if sys.stdin.isatty():
+        return click.confirm(f"{told(chosen)}: {verb} all of it?", err=True)
+    if everything:
+        return True
+    raise click.UsageError(f"{told(chosen)}; to {verb} it without being asked, give --yes")
