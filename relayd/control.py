@@ -54,10 +54,22 @@ async def listen(
                 await writer.drain()
         writer.close()
 
+    async with serving(path, called, mode=0o600, longest=LONGEST_QUESTION):
+        yield
+
+
+@asynccontextmanager
+async def serving(
+    path: Path,
+    called: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    mode: int,
+    longest: int,
+) -> AsyncIterator[None]:
+    """Have a socket at `path` while the context lasts; who connects may say a line of at most `longest` octets."""
     with suppress(FileNotFoundError):
         path.unlink()  # of a daemon that was killed: the lock says that it is gone
-    listening = _bind(path)
-    server = await asyncio.start_unix_server(called, sock=listening, limit=LONGEST_QUESTION)
+    server = await asyncio.start_unix_server(called, sock=_bind(path, mode), limit=longest)
     try:
         yield
     finally:
@@ -70,7 +82,7 @@ def knock(path: Path) -> bool:
     """Tell the daemon that the queue was changed; return whether one took notice."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):
         connection.settimeout(PATIENCE)
-        with _short(path) as name:
+        with short(path) as name:
             connection.connect(name)
         connection.sendall(KNOCK)
         return connection.recv(len(ANSWER)) == ANSWER
@@ -82,7 +94,7 @@ def ask(path: Path, question: Said) -> dict[str, Any] | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError, ValueError):
         deadline = time.monotonic() + PATIENCE
         connection.settimeout(PATIENCE)
-        with _short(path) as name:
+        with short(path) as name:
             connection.connect(name)
         connection.sendall(json.dumps(question).encode() + b"\n")
         answer = json.loads(_line(connection, deadline))
@@ -101,11 +113,11 @@ def _line(connection: socket.socket, deadline: float) -> bytes:
     return line
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    before = os.umask(0o177)
+    before = os.umask(0o777 & ~mode)
     try:
-        with _short(path) as name:
+        with short(path) as name:
             listening.bind(name)
     finally:
         os.umask(before)
@@ -114,7 +126,7 @@ def _bind(path: Path) -> socket.socket:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short(path: Path) -> Iterator[str]:
     """Yield a name for a path of any length: the kernel takes at most 107 octets, so it goes by its directory."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

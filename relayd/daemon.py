@@ -1,7 +1,7 @@
 """The daemon: builds the parts, plugs them together, starts and stops them.
 
 The order of a start: the lock, the queue (leases of earlier starts end), what was half taken in, the attempt manager
-(it owes notifications), the control socket, READY, and only then relaying; bodies without rows are looked for beside
+(it owes notifications), the sockets, READY, and only then relaying; bodies without rows are looked for beside
 that.  None of it takes longer for a longer queue.  The order of a stop is the reverse: nothing new, what is in flight
 within `stop_grace`, outcomes to disk, leases given back, the lock.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from relayd import __version__
+from relayd import __version__, keys
 from relayd.allocator import keep_little, rest_from_garbage
 from relayd.attempt.manager import AttemptManager
 from relayd.census import LastCensus
@@ -117,6 +117,8 @@ class Daemon:
             await self._assemble(spool, stack)
             control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)
             await stack.enter_async_context(control)
+            keyed = keys.listen(self._config.spool / keys.NAME, lambda key: spool.queue.keyed(key, self._clock()))
+            await stack.enter_async_context(keyed)
             await self._monitoring.start(http_settings(self._config, self._identity), self._sources(spool))
             stack.push_async_callback(self._monitoring.close)
             self._events(Lifecycle(state="started", detail=f"relayd {__version__} as {self._identity.hostname}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from relayd.health import Health
-from relayd.mail.events import Accepted, Events
+from relayd.mail.events import Accepted, Events, Repeated
 from relayd.mail.message import Message
 from relayd.mail.submission import Submission
 from relayd.ports import Pickup, Spool
@@ -76,9 +76,15 @@ class Intake:
             return False
         self._health.works(PART)
         for each in accepted:
-            self._events(Accepted(message=each.message, file=each.file))
-        self._arrived(each.message for each in accepted)
+            self._events(_told(each))
+        self._arrived(each.message for each in accepted if not each.repeats)
         ours = {each.message.id for each in accepted}
         if stuck := [each for each in submissions if each.original is None and each.message.id not in ours]:
             await self._pickup.give_back(stuck, reason="it may not be moved into the queue; lsattr and ls -ld tell why")
         return True
+
+
+def _told(submission: Submission) -> Accepted | Repeated:
+    if submission.repeats:
+        return Repeated(id=submission.repeats, key=submission.message.key, file=submission.file)
+    return Accepted(message=submission.message, file=submission.file)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relayd.health import Health
 from relayd.mail.errors import QueueError
-from relayd.mail.events import Accepted, Events, FileRejected, Trouble
+from relayd.mail.events import Accepted, Events, FileRejected, Repeated, Trouble
 from relayd.mail.message import Message
 from relayd.ports import Pickup, Spool
 
@@ -90,7 +90,9 @@ class Orphans:
             self._events(Trouble(part="spool", detail=f"{path} cannot be read, and stays: {error!r}"))
             return
         if isinstance(found, Message):
-            await self._spool.adopt(found)
+            if first := await self._spool.adopt(found):
+                self._events(Repeated(id=first, key=found.key, file=path.name))
+                return
             self._events(Accepted(message=found, file=path.name))
             self._arrived([found])
         else:

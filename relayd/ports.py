@@ -89,7 +89,8 @@ class Spool(Protocol):
         """Whether files are left that could not be made durable; the next `accept` tries again."""
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
-        """Make messages durable; return those that are ours from now on, with what an earlier call could not."""
+        """Make messages durable; return those that are ours from now on, or repeat one that is, with what an earlier
+        call could not."""
 
     async def sweep(self, now: datetime) -> None:
         """Clean up after finished messages."""
@@ -97,8 +98,8 @@ class Spool(Protocol):
     def orphans(self) -> AsyncIterator[list[tuple[str, Path]]]:
         """Yield bodies without a row, some at a time."""
 
-    async def adopt(self, message: Message) -> None:
-        """Queue a message whose body is in its place already."""
+    async def adopt(self, message: Message) -> str | None:
+        """Queue a message whose body is in its place already; return the id of the one that it repeats, if it does."""
 
     async def reject(self, message_id: str, reason: str) -> Path:
         """Move a body that is no message to `rejected/`."""

@@ -20,6 +20,7 @@ from relayd.relay.transcript import Transcripts
 from relayd.report.settings import DkimKey
 from relayd.route.settings import DnsSettings, RouteRule, TlsRule
 from relayd.schedule.settings import SiteLimits, SiteRule
+from relayd.submission.settings import MAX_MESSAGE_SIZE
 from relayd.tokens.settings import ClientAuth, TokenRule
 from relayd.web.settings import HttpSection, Place
 
@@ -44,7 +45,7 @@ class RelaySection:
     port: int = 25
     allow_loopback: bool = False
     allow_private: bool = True
-    max_message_size: Octets = 50 * 2**20
+    max_message_size: Octets = MAX_MESSAGE_SIZE
     trust_producers: bool = False
     settle_time: timedelta = timedelta(seconds=2)
     stop_grace: timedelta = timedelta(seconds=60)

@@ -17,12 +17,10 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from relayd.mail.duration import parse_duration
+from relayd.mail.size import parse_size
 from relayd.sections import Octets
 
 T = TypeVar("T")
-
-_SIZE = re.compile(r"(\d+)(?:(Ki|Mi|Gi|k|M|G)?B)?")
-_FACTORS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 class TomlTables:
@@ -128,15 +126,6 @@ def _from_words(hint: Any, value: Any) -> Any:
 
 def _no_date(value: Any) -> Any:
     raise ValueError(f"must not be a date or a time, as {value} is")
-
-
-def parse_size(value: Any) -> int:
-    """Return the octets that `"512KiB"`, `"50MiB"` or a number name; ValueError for anything else."""
-    if type(value) is int and value > 0:
-        return value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and int(match[1]) > 0:
-        return int(match[1]) * _FACTORS[match[2]]
-    raise ValueError(f'must be a size as "512KiB", "50MiB" or a number of octets, not {value!r}')
 
 
 def suggestion(key: str, known: Any) -> str:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from relayd.config import load
 from relayd.mail.errors import ConfigError
 from relayd.mail.route import AddressFamily, Credentials, Host
+from relayd.mail.size import parse_size
 from relayd.mail.tls import TlsPolicy
 from relayd.sections import SECTIONS, Config, ReportSection
-from relayd.toml_tables import parse_size
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 

@@ -29,6 +29,7 @@ TOP = {
     "demo",
     "view",
     "doctor",
+    "sendmail",
     "__main__",
 }  # they may import everything, and only they one another
 LEAVES = ("ports", "control", "supervisor", "allocator", "https")  # the daemon's own small parts
@@ -51,7 +52,12 @@ PURE = (
     "submission/envelope.py",
     "submission/examine.py",
     "submission/facts.py",
+    "sendmail/arguments.py",
+    "sendmail/content.py",
+    "sendmail/envelope.py",
+    "sendmail/qualifying.py",
     "submission/header.py",
+    "submission/key.py",
     "submission/mailboxes.py",
     "submission/parameters.py",
     "submission/prepare.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,8 @@ import pytest
 from relayd import orphans
 from relayd.health import Health
 from relayd.mail.errors import QueueError
-from relayd.mail.events import Accepted, Degraded, Event, FileRejected, Restored, Trouble
+from relayd.mail.events import Accepted, Degraded, Event, FileRejected, Repeated, Restored, Trouble
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message, new_id
 from relayd.orphans import Orphans
 from relayd.spool.spool import Spool
@@ -91,6 +93,21 @@ async def test_what_is_no_message_is_rejected_and_what_cannot_be_read_stays(tmp_
         assert sweep.spool.bodies.path(sick).exists()
 
 
+async def test_what_a_crash_left_of_a_repetition_is_told_and_goes(tmp_path: Path) -> None:
+    """Whichever of the two was in the queue first; what its owner dropped was moved, so the body tells whose it was."""
+    async with sweeping(tmp_path) as sweep:
+        ids = {sweep.body(b"X-Relayd-Key: order 7\n" + SIMPLE) for _ in range(2)}
+
+        await sweep.orphans.adopt_all()
+
+        (adopted,) = sweep.arrived
+        (repeated,) = [each for each in sweep.events if isinstance(each, Repeated)]
+        assert repeated.id == adopted.id
+        assert repeated.key == SubmissionKey(os.geteuid(), "order 7")
+        assert {adopted.id, repeated.file} == ids
+        assert not sweep.spool.bodies.exists(repeated.file)
+
+
 async def test_a_body_that_has_gone_meanwhile_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with sweeping(tmp_path) as sweep:
         gone = new_id(NOW)
@@ -116,12 +133,12 @@ async def test_while_the_queue_takes_nothing_they_are_looked_for_again(
         sweep.spool.bodies.path(sick).mkdir()
         add, refusals = sweep.spool.queue.add, 3
 
-        async def sometimes(messages: Sequence[Message]) -> None:
+        async def sometimes(messages: Sequence[Message]) -> dict[str, str]:
             nonlocal refusals
             if refusals:
                 refusals -= 1
                 raise QueueError("the disk is full")
-            await add(messages)
+            return await add(messages)
 
         monkeypatch.setattr(sweep.spool.queue, "add", sometimes)
 

@@ -49,6 +49,13 @@ def list_(spool: SpoolBeside, selection: Selection, as_json: bool, limit: int | 
             asyncio.run(_list_lines(spool, selection, limit))
 
 
+def list_queue(config_path: Path) -> int:
+    """Print the queue of a configuration, as `mailq` does; return the exit code."""
+    with printing():
+        asyncio.run(_list_lines(SpoolBeside(config_path), Selection(), None))
+    return 0
+
+
 async def _list_json(spool: SpoolBeside, selection: Selection, limit: int | None) -> None:
     separator = "["
     async with spool.opened() as opened:

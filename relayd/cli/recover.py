@@ -51,14 +51,18 @@ def recover(config_path: Path, as_json: bool) -> int:
 
 
 def _examine(config: Config) -> Examine:
-    """Return how a body is read.  What was accepted once is not too large now."""
+    """Return how a body is read.  What was accepted once is not too large now, and repeats nothing: the keys are lost
+    with the queue, since our copy of a file does not tell whose it was."""
     who = identity(config.relay.hostname, hostname_of_machine(), own_addresses())
     settings = replace(submission_settings(config, who), max_message_size=sys.maxsize)
     pickup = Pickup(settings, clock=lambda: datetime.now(UTC), events=lambda event: None)
 
     async def examine(path: Path, queue_id: str) -> Message | str:
         found = await pickup.examine_body(path, queue_id)
-        if isinstance(found, Message) and found.envelope.reverse_path is None:
+        if isinstance(found, str):
+            return found
+        found = replace(found, key=None)
+        if found.envelope.reverse_path is None:
             return recognised(found, await asyncio.to_thread(_head, path, found.body.header_end))
         return found
 

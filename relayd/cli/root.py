@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from relayd import __version__
+from relayd.cli.where import CONFIG_VARIABLE, DEFAULT_CONFIG
 
-DEFAULT_CONFIG = Path("/etc/relayd/config.toml")
 COMMANDS = {  # each in a module of its own
     "check-config": "relayd.cli.check",
     "demo": "relayd.cli.demo",
@@ -20,6 +20,7 @@ COMMANDS = {  # each in a module of its own
     "queue": "relayd.cli.queue",
     "recover": "relayd.cli.recover",
     "route": "relayd.cli.route",
+    "sendmail": "relayd.cli.sendmail",
     "tls-report": "relayd.cli.tls_report",
 }
 
@@ -58,7 +59,7 @@ class Commands(click.Group):
     type=click.Path(path_type=Path, dir_okay=False),
     default=DEFAULT_CONFIG,
     show_default=True,
-    envvar="RELAYD_CONFIG",
+    envvar=CONFIG_VARIABLE,
     help="The configuration file.",
 )
 @click.option("--once", is_flag=True, help="Relay until nothing is due or in flight, then end (75 if mail waits).")

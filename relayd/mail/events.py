@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TypeAlias
 
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Action
@@ -23,6 +24,15 @@ class Accepted:
 
     message: Message
     file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """A dropped file had the key of message `id`: it made no message of its own, and is gone."""
+
+    id: str
+    key: SubmissionKey | None
+    file: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +194,7 @@ class Trouble:
 
 Event: TypeAlias = (
     Accepted
+    | Repeated
     | FileRejected
     | FileLeft
     | Attempted

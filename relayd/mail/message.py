@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from relayd.mail.envelope import Envelope
+from relayd.mail.key import SubmissionKey
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: sorts as it counts, has no I, L, O, U
 ID_LENGTH = 20
@@ -43,8 +44,8 @@ class Body:
     `size` is the length of the file, `wire_size` what is transmitted (prefix and CRLF counted, cuts and dot-stuffing
     not: RFC 1870 section 5), both in octets.  `header_end` is the offset of the first octet after the empty line
     that ends the header (`size` if there is none).  `cuts` are the ranges (start, end) of the file that are never
-    sent: X-Sender and X-Receiver lines, X-Relayd-Deadline, Bcc, Return-Path.  `prefix` goes before the rest: header
-    fields that we generated, CRLF canonical.
+    sent: X-Sender, X-Receiver and X-Relayd-Key lines, X-Relayd-Deadline, Bcc, Return-Path.  `prefix` goes before the
+    rest: header fields that we generated, CRLF canonical.
     """
 
     size: int
@@ -63,7 +64,8 @@ class Body:
 class Message:
     """What the application dropped, accepted: an id, an envelope, a body.
 
-    `arrived` is the time in `id`.  `notification` marks the ones we made ourselves (RFC 3464).
+    `arrived` is the time in `id`.  `notification` marks the ones we made ourselves (RFC 3464).  `key` is known of a
+    message that arrives, and not of one that is read from the queue.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Message:
     arrived: datetime
     notification: bool = False
     held: bool = False
+    key: SubmissionKey | None = None
 
     @property
     def urgent(self) -> bool:

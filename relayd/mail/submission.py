@@ -14,7 +14,8 @@ class Submission:
 
     `path` is renamed to the body's place if it still is the file `identity` (st_dev, st_ino) that was examined.
     `original` is the producer's own file, where `path` is our copy of it: removed once the message is committed.
-    `file` is the name it was dropped under.
+    `file` is the name it was dropped under.  `repeats` is the id of the message that has its key already: then this one
+    became none.
     """
 
     message: Message
@@ -22,3 +23,4 @@ class Submission:
     identity: tuple[int, int]
     original: Path | None = None
     file: str = ""
+    repeats: str = ""

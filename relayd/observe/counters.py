@@ -18,6 +18,7 @@ class Counted(Enum):
 
     ACCEPTED = "messages_accepted_total", "Messages taken into the queue."
     ACCEPTED_OCTETS = "octets_accepted_total", "Octets of the messages taken into the queue."
+    REPEATED = "submissions_repeated_total", "Dropped files whose key an earlier message had."
     REJECTED = "files_rejected_total", "Dropped files that were not understood and went to rejected/."
     LEFT = "files_left_total", "Dropped files left where they are: unreadable, links, not regular files."
     ATTEMPTS = "attempts_total", "Attempts settled, each recipient counted."

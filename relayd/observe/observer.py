@@ -20,6 +20,7 @@ from relayd.mail.events import (
     Marked,
     NotificationDropped,
     Notified,
+    Repeated,
     Restored,
     SiteBackedOff,
     SiteRecovered,
@@ -71,6 +72,8 @@ class Observer:
             case Accepted():
                 add(Counted.ACCEPTED)
                 add(Counted.ACCEPTED_OCTETS, event.message.body.size)
+            case Repeated():
+                add(Counted.REPEATED)
             case FileRejected():
                 add(Counted.REJECTED)
             case FileLeft():
@@ -105,6 +108,8 @@ class Observer:
                 self._write_attempt(event)
             case Accepted():
                 self._write_accepted(event)
+            case Repeated():
+                self._write_repeated(event)
             case FileRejected():
                 log.warning("rejected", file=event.file, reason=event.reason)
             case FileLeft():
@@ -160,6 +165,12 @@ class Observer:
             size=message.body.size,
             deadline=utc(deadline.at) if deadline else None,
             file=event.file or None,
+        )
+
+    def _write_repeated(self, event: Repeated) -> None:
+        key = event.key
+        self.log.info(
+            "repeated", q=event.id, key=key.text if key else None, uid=key.owner if key else None, file=event.file
         )
 
     def _write_report(self, event: TlsReported) -> None:

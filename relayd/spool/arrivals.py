@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from relayd.mail.message import Message
 from relayd.spool.database import AMONG, Database, as_set, insert
 from relayd.spool.history import BODY_GONE, finish
+from relayd.spool.keys import repeated
 from relayd.spool.notices import settle_debts
 from relayd.spool.rows import INTO_MESSAGES, INTO_RECIPIENTS, message_values, recipient_values
 
@@ -53,11 +54,13 @@ def unmade(db: Database) -> list[str]:
     return [each for each in ids if each not in there]
 
 
-def add(db: Database, messages: Sequence[Message]) -> None:
+def add(db: Database, messages: Sequence[Message]) -> dict[str, str]:
     """See the contract."""
     by_id = {message.id: message for message in messages}
     there = known(db, by_id)
-    new = [message for message in by_id.values() if message.id not in there]
+    unknown = [message for message in by_id.values() if message.id not in there]
+    repeats = repeated(db, unknown)
+    new = [message for message in unknown if message.id not in repeats]
     insert(db, INTO_MESSAGES, [message_values(message) for message in new])
     insert(
         db,
@@ -69,3 +72,4 @@ def add(db: Database, messages: Sequence[Message]) -> None:
         finish(db, over, None)
     if any(message.notification for message in messages):
         settle_debts(db, by_id)
+    return repeats

@@ -24,6 +24,7 @@ from relayd.mail.address import Address
 from relayd.mail.attempt import PastAttempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Notice, Settlement
@@ -119,14 +120,22 @@ class Bounced:
 class Queue(Protocol):
     """See the module."""
 
-    async def add(self, messages: Sequence[Message]) -> None:
+    async def add(self, messages: Sequence[Message]) -> dict[str, str]:
         """Add messages, due at once; one that is there already, or finished, is left as it is.
 
+        One whose key an earlier one had, that arrived less than `key.KEPT` before it, is not added; of two in one call
+        the first is the earlier.  Return the ids of those that repeat, each with the id of the message it repeats.
         A message whose id is that of an owed notice settles that debt in the same commit.
 
         Raises:
             QueueError: nothing was added.
         """
+
+    async def keyed(self, key: SubmissionKey, now: datetime) -> str | None:
+        """Return the id of the message that a submission with this key would repeat at `now`; it may be finished."""
+
+    async def forget_keys(self, arrived_before: datetime, limit: int) -> int:
+        """Forget the keys of messages that arrived before.  Return how many, at most `limit`."""
 
     async def due(self, now: datetime, limit: int) -> list[Due]:
         """Return up to `limit` destinations that have something to claim at `now`, the longest waiting first."""
@@ -155,7 +164,8 @@ class Queue(Protocol):
         """
 
     async def clock_was_set(self, by: timedelta, now: datetime, latest: datetime) -> None:
-        """Let what waits for a time wait as long as before the wall clock was set `by` so much: recipients and sites.
+        """Let what waits for a time wait as long as before the wall clock was set `by` so much: recipients, sites and
+        keys.
 
         What waits until after `latest` even so is due at `now`, for nothing waits so long; what seems to have arrived
         after `now` arrived then.  With `by` 0 only that: before a start the clock may have been set by anything.

@@ -175,5 +175,17 @@ MIGRATIONS: Migrations = (
         """,
         "ALTER TABLE history ADD COLUMN tried TEXT NOT NULL DEFAULT ''",  # an only attempt: JSON, see attempts.py
     ),
+    (
+        """
+        CREATE TABLE keys (                             -- mail.key.SubmissionKey
+            owner INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            message TEXT NOT NULL,                      -- the first of that key
+            arrived INTEGER NOT NULL,                   -- it
+            PRIMARY KEY (owner, key)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX keys_arrived ON keys (arrived)",
+    ),
 )
 VERSION = len(MIGRATIONS)

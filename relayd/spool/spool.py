@@ -6,6 +6,7 @@ docs/spool.md has the table of a message's states on disk.  What the reader must
     A copy gets its final name only after it is durable that its original has left the drop directory.
     A producer's own file is unlinked only after the row of our copy is durable.
     A body is unlinked only after its history row is durable, and that dropped only after the unlinking is.
+    What repeats a message is unlinked only after the row of that message is durable.
     Whatever a crash leaves is either adopted or cleaned up at the next start, never both.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from errno import EPERM
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events, HeldAfterDeaths, Marked
+from relayd.mail.key import KEPT
 from relayd.mail.message import Message, new_id
 from relayd.mail.submission import Submission
 from relayd.spool.directories import make_directories
@@ -33,6 +36,7 @@ T = TypeVar("T")
 
 BATCH = 500  # bodies unlinked, or history rows forgotten, at once
 FORGET_INTERVAL = timedelta(minutes=1)
+KEYS_FORGOTTEN = 2 * KEPT  # what a crash left of a repetition is recognised by when it arrived
 
 
 class Spool:
@@ -128,7 +132,8 @@ class Spool:
         return bool(self._unplaced or self._unsynced or self._uncommitted)
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Submission]:
-        """Take files into the queue, in order; return those whose messages are ours from now on.
+        """Take files into the queue, in order; return those whose messages are ours from now on, and those that repeat
+        one that is, which are gone.
 
         A file that has changed or vanished since it was examined, or that may not be moved, is left out.  What could
         not be made durable, here or in an earlier call, stays in `queue/` and is offered again by the next call; after
@@ -152,12 +157,28 @@ class Spool:
     async def _commit(self) -> list[Submission]:
         if not self._uncommitted:
             return []
-        await self.queue.add([submission.message for submission in self._uncommitted])
+        repeats = await self.queue.add([submission.message for submission in self._uncommitted])
         accepted = self._take(self._uncommitted)
-        originals = [submission.original for submission in accepted if submission.original]
+        kept = repeats.keys() - await self._drop(list(repeats))
+        originals = [each.original for each in accepted if each.original and each.message.id not in kept]
         if originals:
             await asyncio.to_thread(self._ground.remove, originals)
-        return accepted
+        return [replace(each, repeats=repeats.get(each.message.id, "")) for each in accepted]
+
+    async def _drop(self, message_ids: Sequence[str]) -> set[str]:
+        """Unlink, durably, the bodies of repetitions; return which are gone.
+
+        What is not is found by the next start: as an orphan, or by its original, which has to stay for that, because
+        our copy does not tell whose key it has.
+        """
+        if not message_ids:
+            return set()
+        try:
+            gone = await self._on_disk(self.bodies.unlink, message_ids)
+            await self._on_disk(self._ground.sync_all)
+        except QueueError:
+            return set()
+        return set(gone)
 
     def _place(self, submissions: Sequence[Submission]) -> None:
         failure = self._rewrite()
@@ -253,6 +274,8 @@ class Spool:
             self._forget_at = now + FORGET_INTERVAL
             self._lock.touch()
             await self._forget(now - self._history)
+            while await self.queue.forget_keys(now - KEYS_FORGOTTEN, BATCH) == BATCH:
+                pass
 
     async def _forget(self, finished_before: datetime) -> None:
         if not await self.queue.any_to_forget(finished_before):
@@ -288,10 +311,13 @@ class Spool:
             await asyncio.to_thread(self.bodies.unlink, strays.revived)
             yield [(each, self.bodies.path(each)) for each in strays.orphans]
 
-    async def adopt(self, message: Message) -> None:
-        """Queue a message whose body is in its place already."""
+    async def adopt(self, message: Message) -> str | None:
+        """Queue a message whose body is in its place already; return the id of the one that it repeats, if it does:
+        then it is gone."""
         await self._on_disk(self.bodies.sync, [message.id], [])
-        await self.queue.add([message])
+        repeats = await self.queue.add([message])
+        await self._drop(list(repeats))
+        return repeats.get(message.id)
 
     async def reject(self, message_id: str, reason: str) -> Path:
         """Move a body that cannot be read as a message to `rejected/`, with the reason beside it."""

@@ -22,6 +22,7 @@ from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Events
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message, new_id
 from relayd.mail.settlement import Notice, Settlement
 from relayd.spool import (
@@ -31,6 +32,7 @@ from relayd.spool import (
     examination,
     expiry,
     history,
+    keys,
     leaps,
     leases,
     notices,
@@ -165,9 +167,16 @@ class SqliteQueue:
 
     # messages
 
-    async def add(self, messages: Sequence[Message]) -> None:
-        if messages:
-            await self._change(lambda db: arrivals.add(db, messages))
+    async def add(self, messages: Sequence[Message]) -> dict[str, str]:
+        return await self._change(lambda db: arrivals.add(db, messages)) if messages else {}
+
+    async def keyed(self, key: SubmissionKey, now: datetime) -> str | None:
+        return await self._look(lambda db: keys.keyed(db, key, now))
+
+    async def forget_keys(self, arrived_before: datetime, limit: int) -> int:
+        if not await self._look(lambda db: keys.any_old(db, arrived_before)):
+            return 0
+        return await self._change(lambda db: keys.forget(db, arrived_before, limit))
 
     async def known(self, message_ids: Collection[str]) -> set[str]:
         """Return those of the ids that are in the queue or in the history."""

@@ -93,7 +93,7 @@ class Acceptance:
                     self._left.leave(path, status, reason)  # else another one is there by now, and is taken next
 
     def _in_place(self, path: Path, descriptor: int, status: os.stat_result, queue_id: str) -> Submission | None:
-        found = self._examined(_reader(descriptor), queue_id, status.st_size)
+        found = self._examined(_reader(descriptor), queue_id, status)
         _check_unchanged(descriptor, status, found)
         if isinstance(found, str):
             self._reject(path, path, status, found, queue_id)
@@ -125,7 +125,7 @@ class Acceptance:
         """Copy the file and examine what was copied."""
         path, target = self.incoming.create_copy(queue_id)
         try:
-            found = self._examined(_reader(descriptor, target), queue_id, status.st_size)
+            found = self._examined(_reader(descriptor, target), queue_id, status)
             if identity_of(os.lstat(original)) != identity_of(status):
                 raise Torn
             _check_unchanged(descriptor, status, found)
@@ -139,9 +139,9 @@ class Acceptance:
         finally:
             os.close(target)
 
-    def _examined(self, read: Read, queue_id: str, expected: int) -> Message | str:
+    def _examined(self, read: Read, queue_id: str, status: os.stat_result) -> Message | str:
         try:
-            return self._examiner.examine(read, queue_id, expected=expected)
+            return self._examiner.examine(read, queue_id, expected=status.st_size, owner=status.st_uid)
         except Refused as refusal:
             return str(refusal)
 

@@ -147,6 +147,12 @@ def _mailbox_and_rest(field: Field) -> tuple[str, str]:
     return found[0], rest
 
 
+def named_in_header(header: Header) -> Iterator[tuple[str, str]]:
+    """Yield the recipients that a message itself names, as they stand there, and in which field; raises Refused."""
+    for text, name, _ in _recipients_of(header.fields, _resent_block(header.fields)):
+        yield text, name
+
+
 def _resent_block(fields: Iterable[Field]) -> dict[str, Field]:
     """Return the most recent Resent- block, by name; empty if the message was never sent again."""
     block: dict[str, Field] = {}

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Body, Message, arrival_of
 from relayd.submission.envelope import Domains, read_envelope
 from relayd.submission.facts import MAX_LINE, Facts
 from relayd.submission.header import MAX_WINDOW, Header, read_header
+from relayd.submission.key import read_key
 from relayd.submission.prepare import generated_fields
 from relayd.submission.refusal import Refused
 
@@ -30,8 +32,9 @@ class Examiner:
         self._domains = domains
         self._max_message_size = max_message_size
 
-    def examine(self, read: Read, queue_id: str, *, expected: int = CHUNK) -> Message:
-        """Return the message that is read; `expected` is its likely size in octets.
+    def examine(self, read: Read, queue_id: str, *, expected: int = CHUNK, owner: int | None = None) -> Message:
+        """Return the message that is read; `expected` is its likely size in octets, `owner` whose key it has, if that
+        is known.
 
         Raises:
             Refused: it is no message.
@@ -47,6 +50,7 @@ class Examiner:
             head += more
             header = read_header(head, whole=whole)
         envelope = read_envelope(header, self._domains, arrived)
+        key = read_key(header)
         prefix = generated_fields(
             header,
             queue_id=queue_id,
@@ -55,7 +59,13 @@ class Examiner:
             reverse_path=envelope.reverse_path,
         )
         body = self._body(prefix, header, head, read, whole=whole)
-        return Message(id=queue_id, envelope=envelope, body=body, arrived=arrived)
+        return Message(
+            id=queue_id,
+            envelope=envelope,
+            body=body,
+            arrived=arrived,
+            key=SubmissionKey(owner, key) if key is not None and owner is not None else None,
+        )
 
     def _body(self, prefix: bytes, header: Header, head: bytes, read: Read, *, whole: bool) -> Body:
         cuts = header.cuts

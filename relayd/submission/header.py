@@ -3,8 +3,8 @@
 Pure.  Offsets are octets from the start of the file.  CRLF, LF and CR each end a line, mixed at will.  A line that
 is neither a field nor empty ends the header where it begins (RFC 5322 section 2.2).  Not sent (`cuts`):
 
-    the lines of the envelope convention (X-Sender, X-Receiver, and what Exchange's replay puts among them) where
-    they stand before all other fields; a byte order mark and an mbox `From ` line before those;
+    the lines of the envelope convention (X-Sender, X-Receiver, X-Relayd-Key, and what Exchange's replay puts among
+    them) where they stand before all other fields; a byte order mark and an mbox `From ` line before those;
     X-Relayd-Deadline, among those lines or elsewhere;
     Bcc, Resent-Bcc (RFC 5322 section 3.6.3) and Return-Path (RFC 5321 section 4.4), wherever they are.
 """
@@ -28,7 +28,7 @@ _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-_ENVELOPE = frozenset({b"x-sender", b"x-receiver"})
+_ENVELOPE = frozenset({b"x-sender", b"x-receiver", b"x-relayd-key"})
 _DEADLINE = b"x-relayd-deadline"
 _REPLAY = frozenset(
     {
@@ -68,18 +68,19 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What was found.  `leading` are X-Sender and X-Receiver in order, and X-Relayd-Deadline among them; `fields` the
-    others that matter, in order.
+    """What was found.  `leading` are X-Sender, X-Receiver and X-Relayd-Key in order, and X-Relayd-Deadline among them;
+    `fields` the others that matter, in order.
 
     `end` is the offset of the first octet of the body.  `cuts` are sorted, apart from one another, and each made of
     whole lines.  `plain` tells that the file less its cuts is the message.  It is not where no empty line stands
     before the body, and where a cut between a line that ends in CR and one that is only LF would make one line end
-    of two: there the header is to be written anew.
+    of two: there the header is to be written anew.  `parted`: an empty line ends it.
     """
 
     leading: tuple[Field, ...]
     fields: tuple[Field, ...]
     end: int
+    parted: bool
     plain: bool
     cuts: tuple[tuple[int, int], ...]
 
@@ -111,6 +112,7 @@ def read_header(head: bytes, *, whole: bool) -> Header | None:
         leading=tuple(leading),
         fields=tuple(fields),
         end=blank.end() if blank else end,
+        parted=blank is not None,
         plain=(blank is not None or end == len(head)) and not _joined(head, cuts),
         cuts=tuple(cuts),
     )
@@ -134,7 +136,7 @@ def _before_fields(head: bytes) -> int:
 def _leading_block(head: bytes, start: int) -> tuple[list[Field], int]:
     """Return the envelope lines and where they end: `start` if there are none.
 
-    The other fields belong to them only if an X-Sender or X-Receiver does: elsewhere they are the message's own.
+    The other fields belong to them only if one of the envelope's does: elsewhere they are the message's own.
     """
     leading: list[Field] = []
     position = start

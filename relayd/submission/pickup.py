@@ -140,6 +140,8 @@ class Pickup:
     async def examine_body(self, path: Path, queue_id: str) -> Message | str:
         """Read a body that is already ours as the message `queue_id`; returns why not if it is none.
 
+        Its key is the file's owner's: the producer's, of a file that was moved here.
+
         Raises:
             OSError: it could not be read.
             ValueError: `queue_id` is not a queue id.
@@ -181,8 +183,9 @@ class Pickup:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
             try:
+                status = os.fstat(file.fileno())
                 return self._examiner.examine(
-                    lambda size: os.read(descriptor, size), queue_id, expected=os.fstat(file.fileno()).st_size
+                    lambda size: os.read(descriptor, size), queue_id, expected=status.st_size, owner=status.st_uid
                 )
             except Refused as refusal:
                 return str(refusal)

@@ -15,6 +15,7 @@ class Refused(RelaydError):
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}.")
+        self.problem = problem
 
 
 def shown(text: str | bytes) -> str:

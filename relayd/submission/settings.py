@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+MAX_MESSAGE_SIZE = 50 * 2**20  # octets, as dropped
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionSettings:
@@ -16,6 +18,6 @@ class SubmissionSettings:
     origin: str  # the domain of unqualified addresses; never empty here
     spool: Path
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for unqualified recipients, in any case
-    max_message_size: int = 50 * 1024 * 1024  # octets, as dropped
+    max_message_size: int = MAX_MESSAGE_SIZE
     trust_producers: bool = False  # files of other owners are moved, not copied
     settle_time: timedelta = timedelta(seconds=2)  # between two equal looks, where nothing better tells

@@ -24,6 +24,7 @@ COMMANDS = [
     "recover",
     "route",
     "queue",
+    "sendmail",
     "tls-report",
 ] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "redirect", "remove", "shape")]
 

@@ -17,6 +17,7 @@ from relayd.mail.attempt import PastOutcome, Tried
 from relayd.mail.back_off import BackOff
 from relayd.mail.deadline import Deadline, DeadlineMode
 from relayd.mail.delivery import Delivery
+from relayd.mail.key import KEPT, SubmissionKey
 from relayd.mail.message import Body, Message, new_id
 from relayd.mail.recipient import Notify, Recipient, Status
 from relayd.mail.settlement import Action, Settlement
@@ -181,6 +182,96 @@ class TestDue:
         (due,) = await queue.due(NOW, 10)
 
         assert due.recipients == 500
+
+
+class TestKeys:
+    KEY = SubmissionKey(33, "invoice 7")
+
+    async def test_a_repeated_key_makes_no_second_message(self, queue: Queue) -> None:
+        first, second = a_message(key=self.KEY), a_message(key=self.KEY)
+        assert await queue.add([first]) == {}
+
+        assert await queue.add([second]) == {second.id: first.id}
+
+        assert await listed(queue) == [first.id]
+        assert await queue.show(second.id) is None
+        assert await queue.keyed(self.KEY, NOW) == first.id
+
+    async def test_of_two_with_one_key_in_one_call_the_first_is_added(self, queue: Queue) -> None:
+        first, second, other = (a_message(key=self.KEY), a_message(key=self.KEY), a_message())
+
+        assert await queue.add([first, other, second]) == {second.id: first.id}
+
+        assert sorted(await listed(queue)) == sorted([first.id, other.id])
+
+    async def test_the_same_message_added_again_repeats_nothing(self, queue: Queue) -> None:
+        message = a_message(key=self.KEY)
+        await queue.add([message])
+
+        assert await queue.add([message]) == {}
+        assert await listed(queue) == [message.id]
+
+    async def test_a_key_is_its_owners_alone(self, queue: Queue) -> None:
+        first, others = a_message(key=self.KEY), a_message(key=SubmissionKey(34, self.KEY.text))
+        await queue.add([first])
+
+        assert await queue.add([others]) == {}
+
+        assert await queue.keyed(SubmissionKey(34, self.KEY.text), NOW) == others.id
+        assert await queue.keyed(SubmissionKey(35, self.KEY.text), NOW) is None
+
+    async def test_a_key_outlives_its_message(self, queue: Queue) -> None:
+        first, second = a_message(key=self.KEY), a_message(key=self.KEY)
+        await queue.add([first])
+        await queue.remove([first.id], NOW)
+        await queue.bodies_gone([first.id])
+        assert await queue.forget(NOW + MINUTE, 10) == 1
+
+        assert await queue.add([second]) == {second.id: first.id}
+
+    async def test_a_day_later_the_same_key_is_a_new_one(self, queue: Queue) -> None:
+        first = a_message(key=self.KEY)
+        late = a_message(key=self.KEY, arrived=NOW + KEPT - SECOND)
+        later = a_message(key=self.KEY, arrived=NOW + KEPT)
+        await queue.add([first])
+
+        assert await queue.add([late]) == {late.id: first.id}
+        assert await queue.keyed(self.KEY, NOW + KEPT) is None
+        assert await queue.add([later]) == {}
+        assert await queue.keyed(self.KEY, NOW + KEPT) == later.id
+
+    async def test_old_keys_are_forgotten_the_oldest_first_and_few_at_a_time(self, queue: Queue) -> None:
+        keys = [SubmissionKey(33, str(number)) for number in range(3)]
+        await queue.add([a_message(key=key, arrived=NOW + number * MINUTE) for number, key in enumerate(keys)])
+
+        assert await queue.forget_keys(NOW, 10) == 0
+        assert await queue.forget_keys(NOW + 2 * MINUTE, 1) == 1
+        assert [await queue.keyed(key, NOW) is None for key in keys] == [True, False, False]
+        assert await queue.forget_keys(NOW + 2 * MINUTE, 10) == 1
+        assert await queue.keyed(keys[2], NOW) is not None
+
+    @pytest.mark.parametrize("by", [30 * HOUR, -30 * HOUR, timedelta(0)], ids=["forward", "back", "unknown"])
+    async def test_a_key_lasts_as_long_when_the_clock_was_set(self, queue: Queue, by: timedelta) -> None:
+        """P7."""
+        first, now = a_message(key=self.KEY), NOW + MINUTE + by
+        await queue.add([first])
+
+        await queue.clock_was_set(by, now, now + DAY)
+
+        late = a_message(key=self.KEY, arrived=now + KEPT - HOUR)
+        later = a_message(key=self.KEY, arrived=now + KEPT)
+        assert await queue.add([late]) == {late.id: first.id}
+        assert await queue.add([later]) == {}
+
+    async def test_a_key_of_the_new_time_is_no_older_for_the_clock_being_set(self, queue: Queue) -> None:
+        """P7: the queue is told some seconds later."""
+        first = a_message(key=self.KEY)
+        await queue.add([first])
+
+        await queue.clock_was_set(-30 * HOUR, NOW + SECOND, NOW + DAY)
+
+        second = a_message(key=self.KEY, arrived=NOW + HOUR)
+        assert await queue.add([second]) == {second.id: first.id}
 
 
 class TestClaim:

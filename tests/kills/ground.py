@@ -132,8 +132,9 @@ class Site:
 
     def drop(self, letter: Letter) -> None:
         """Drop a letter as a careful application does."""
-        beside = self.spool / "tmp" / letter.name
-        beside.write_bytes(letter.octets)
-        if not letter.own:
-            os.chown(beside, USER, USER)
-        beside.rename(self.spool / "new" / letter.name)
+        for name in [letter.name, *([f"{letter.name}-again"] if letter.twice else [])]:
+            beside = self.spool / "tmp" / name
+            beside.write_bytes(letter.octets)
+            if not letter.own:
+                os.chown(beside, USER, USER)
+            beside.rename(self.spool / "new" / name)

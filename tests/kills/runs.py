@@ -94,6 +94,8 @@ def is_told(site: Site, log: str, story: Story) -> bool:
     accepted = re.findall(r"event=accepted .* file=([0-9a-f]{32})\b", log)
     if len(set(accepted)) < len(story.letters) or len({each for each in final if "from." not in each}) < story.final:
         return False
+    if len(set(re.findall(r"event=repeated .* key=([0-9a-f]{32})", log))) < sum(each.twice for each in story.letters):
+        return False
     return not story.final or not any(_bodies(site, log))
 
 

@@ -7,7 +7,7 @@ deferred once and then taken, `no` is refused for good.  Mail to DEAD finds nobo
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAIL = "mail.kills.test"
 OTHER = "other.kills.test"  # another site
@@ -17,13 +17,15 @@ HOME = "sender.kills.test"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One file that is dropped.  `own` ones belong to relayd's user; `sender` is "" for <>."""
+    """One file that is dropped.  `own` ones belong to relayd's user; `sender` is "" for <>; one with a key is dropped
+    `twice`."""
 
     name: str
     sender: str
     recipients: tuple[str, ...]
     own: bool = True
     notify: str = ""
+    twice: bool = False
 
     @property
     def body(self) -> str:
@@ -33,7 +35,7 @@ class Letter:
     @property
     def octets(self) -> bytes:
         """The file."""
-        lines = [f"X-Sender: <{self.sender}>"]
+        lines = [f"X-Sender: <{self.sender}>", *([f"X-Relayd-Key: {self.name}"] if self.twice else [])]
         lines += [f"X-Receiver: <{each}>{self.notify}" for each in self.recipients]
         lines += [f"Message-ID: <{self.name}@kills.test>", "From: <ann@sender.kills.test>", "Subject: kills"]
         return ("\n".join([*lines, "", ""]) + self.body).encode()
@@ -107,4 +109,10 @@ def bounce() -> Story:
     return Story(name="bounce", letters=letters)
 
 
-STORIES = {each.__name__: each for each in (accept, many, deliver, defer, bounce)}
+def repeat() -> Story:
+    """Dropped twice, under a key, by our own user and by others: a message each, delivered."""
+    letters = tuple(replace(letter("ok0", own=own), twice=True) for own in (True, False))
+    return Story(name="repeat", letters=letters)
+
+
+STORIES = {each.__name__: each for each in (accept, many, deliver, defer, bounce, repeat)}

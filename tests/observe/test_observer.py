@@ -25,6 +25,7 @@ from relayd.mail.events import (
     Marked,
     NotificationDropped,
     Notified,
+    Repeated,
     Restored,
     SiteBackedOff,
     SiteRecovered,
@@ -33,6 +34,7 @@ from relayd.mail.events import (
     Warned,
     WorkerDied,
 )
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Body, Message
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
@@ -96,6 +98,11 @@ TOLD: list[tuple[Event, str, dict[Counted, int]]] = [
         Accepted(message=replace(MESSAGE, envelope=replace(MESSAGE.envelope, deadline=DEADLINE))),
         "<6>event=accepted q=01J8ZK sender=<> recipients=1 size=1234 deadline=2026-11-24T21:00:00+00:00",
         {Counted.ACCEPTED: 1, Counted.ACCEPTED_OCTETS: 1234},
+    ),
+    (
+        Repeated(id="01", key=SubmissionKey(33, "order 7"), file="x"),
+        '<6>event=repeated q=01 key="order 7" uid=33 file=x',
+        {Counted.REPEATED: 1},
     ),
     (
         FileRejected(file="x", reason="no recipients"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.people import ANN, DROPPERS, MALLORY, STRANGER
+from tests.sendmail.support import Sendmail
 from tests.support import sandbox
 from tests.support.process import ROOT, Daemon, wait_until
 from tests.support.world import World, a_message
@@ -85,6 +86,7 @@ def test_nobody_else_gets_at_anything_of_a_spool_in_use(world: World, user: str,
         for name, mode in modes.items():
             if name.startswith(("queue/notes", "queue/.notes")) or name.endswith(".reason.txt"):
                 assert mode == 0o600, name
+        assert modes["keys"] == 0o660, "those who drop may ask for their keys"
         for name in ("queue", "rejected", "queue/incoming", "mta-sts"):
             assert modes[name] == 0o700, name
         assert not modes["."] & 0o022
@@ -93,7 +95,7 @@ def test_nobody_else_gets_at_anything_of_a_spool_in_use(world: World, user: str,
 
         for person in (ANN, MALLORY):
             assert person.sees(world.spool, "-type f -readable") == []
-            assert person.sees(world.spool, "-writable ! -type l") == PUBLIC
+            assert person.sees(world.spool, "-writable ! -type l") == sorted([*PUBLIC, "keys"])
             assert set(person.sees(world.spool, "-type d -readable")) <= {".", *PUBLIC}
         assert STRANGER.sees(world.spool, "-writable ! -type l") == []
         assert set(STRANGER.sees(world.spool, "-readable")) <= {"."}
@@ -123,6 +125,38 @@ def test_a_member_of_the_group_may_not_speak_to_the_daemon(world: World) -> None
         for person in (MALLORY, STRANGER):
             refused = person.tries('exec python3 -c "$2" "$1/control"', world.spool, connect)
             assert "PermissionError" in refused.stderr, refused.stderr
+
+
+def test_a_member_of_the_group_sends_by_sendmail_and_is_told_of_his_own_keys_alone(world: World) -> None:
+    with a_daemon(world, "nobody", "077") as daemon:
+        daemon.ready()
+        sendmail = Sendmail(world.directory)
+        words = ("--key", "order 7", "-f", "ann@example.test", "bob@example.test")
+        first, again = (sendmail.by(ANN, *words) for _ in range(2))
+        others = sendmail.by(MALLORY, *words)
+        daemon.logged(f'event=repeated q={first.stdout.decode().strip()} key="order 7" uid={ANN.user}')
+        wait_until(lambda: len(world.exchangers[0].taken) == 2, "two deliveries")
+
+    assert {each.returncode for each in (first, again, others)} == {0}
+    assert len(first.stdout.strip()) == 20
+    assert again.stdout == first.stdout
+    assert others.stdout.strip() not in (b"", first.stdout.strip())
+
+
+def test_who_drops_cannot_ask_for_another_thing_or_hold_the_daemon_up(world: World) -> None:
+    with a_daemon(world, "nobody", "077") as daemon:
+        daemon.ready()
+        hold = "import socket, sys, time\nheld = []\nfor _ in range(200):\n"
+        hold += "    held.append(socket.socket(socket.AF_UNIX)); held[-1].connect(sys.argv[1])\n"
+        hold += "print(held[-1].recv(9))"
+        assert MALLORY.can('python3 -c "$2" "$1/keys"', world.spool, hold)
+        for question in ("changed", '{"ask": "state"}'):
+            ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+            ask += "s.sendall(sys.argv[2].encode() + b'\\n'); print(s.recv(99))"
+            said = MALLORY.tries('python3 -c "$2" "$1/keys" "$3"', world.spool, ask, question)
+            assert said.stdout == "b'\\n'\n", said.stderr
+
+        in_use(world, daemon)
 
 
 def test_links_and_directories_of_a_member_bring_nothing_to_light(world: World) -> None:

@@ -305,8 +305,8 @@ SPOOLING = (
     _bug(
         "orphans are never adopted",
         "orphans",
-        "            await self._spool.adopt(found)\n",
-        "            return\n",
+        "            if first := await self._spool.adopt(found):\n",
+        "            return\n            if first := None:\n",
     ),
     _bug(
         "a copy whose row is missing is adopted, and its original taken again",
@@ -317,9 +317,9 @@ SPOOLING = (
     _bug(
         "rows that could not be committed are forgotten",
         "spool.spool",
-        "        await self.queue.add([submission.message for submission in self._uncommitted])\n",
+        "        repeats = await self.queue.add([submission.message for submission in self._uncommitted])\n",
         "        waiting = self._take(self._uncommitted)\n"
-        "        await self.queue.add([submission.message for submission in waiting])\n"
+        "        repeats = await self.queue.add([submission.message for submission in waiting])\n"
         "        self._uncommitted += waiting\n",
     ),
     _bug(

@@ -180,6 +180,10 @@ def clock_was_set(db: Tables, by: timedelta, now: datetime, latest: datetime) ->
                 db.changed(row)
     for key, known in db.sites.items():
         db.sites[key] = replace(known, retry_at=moved(known.retry_at), since=min(known.since + by, now))
+    for submitted, (message_id, arrived) in db.keys.items():
+        earlier = timedelta(0) < by and not now - min(by, TOLD_WITHIN) <= arrived <= now
+        if arrived > now or earlier:
+            db.keys[submitted] = message_id, min(arrived + by, now)
 
 
 def remove(db: Tables, message_ids: Collection[str], now: datetime) -> int:

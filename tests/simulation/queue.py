@@ -23,6 +23,7 @@ from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
 from relayd.mail.events import Degraded, Events, Restored
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.settlement import Notice, Settlement
 from relayd.spool.arrivals import Strays
@@ -123,9 +124,16 @@ class MemoryQueue:
 
     # messages
 
-    async def add(self, messages: Sequence[Message]) -> None:
-        if messages:
-            await self._change("add", settling.add, messages)
+    async def add(self, messages: Sequence[Message]) -> dict[str, str]:
+        return await self._change("add", settling.add, messages) if messages else {}
+
+    async def keyed(self, key: SubmissionKey, now: datetime) -> str | None:
+        return await self._look("keyed", settling.keyed, key, now)
+
+    async def forget_keys(self, arrived_before: datetime, limit: int) -> int:
+        if all(arrived >= arrived_before for _, arrived in self._tables.keys.values()):
+            return 0
+        return await self._change("forget_keys", settling.forget_keys, arrived_before, limit)
 
     async def known(self, message_ids: Collection[str]) -> set[str]:
         """Return those of the ids that are in the queue or in the history."""

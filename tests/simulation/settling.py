@@ -10,6 +10,7 @@ from heapq import nlargest, nsmallest
 
 from relayd.mail.address import Address
 from relayd.mail.attempt import PastAttempt, Tried
+from relayd.mail.key import KEPT, SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import CHANGES, Notify, Recipient, Status
 from relayd.mail.settlement import Action, Notice, Settlement
@@ -48,16 +49,46 @@ def known(db: Tables, message_ids: Collection[str]) -> set[str]:
     return {each for each in message_ids if each in db.messages or each in db.history}
 
 
-def add(db: Tables, messages: Sequence[Message]) -> None:
+def add(db: Tables, messages: Sequence[Message]) -> dict[str, str]:
     """See the contract."""
     by_id = {message.id: message for message in messages}
     there = known(db, by_id)
     if any(message.body.size >= LARGEST for message in messages):
         raise OverflowError("a size that cannot be stored")
-    new = [_added(db, message) for message in by_id.values() if message.id not in there]
+    unknown = [message for message in by_id.values() if message.id not in there]
+    repeats = _repeated(db, unknown)
+    new = [_added(db, replace(message, key=None)) for message in unknown if message.id not in repeats]
     finish(db, new, None)
     if any(message.notification for message in messages):
         settle_debts(db, by_id)
+    return repeats
+
+
+def _repeated(db: Tables, messages: Sequence[Message]) -> dict[str, str]:
+    repeats = {}
+    for message in messages:
+        if message.key is None:
+            continue
+        first = keyed(db, message.key, message.arrived)
+        if first is None:
+            db.keys[message.key] = message.id, message.arrived
+        elif first != message.id:
+            repeats[message.id] = first
+    return repeats
+
+
+def keyed(db: Tables, key: SubmissionKey, now: datetime) -> str | None:
+    """See the contract."""
+    first, arrived = db.keys.get(key, ("", now - KEPT))
+    return first if arrived > now - KEPT else None
+
+
+def forget_keys(db: Tables, arrived_before: datetime, limit: int) -> int:
+    """See the contract."""
+    old = sorted((arrived, key.owner, key.text) for key, (_, arrived) in db.keys.items() if arrived < arrived_before)
+    for _, owner, text in old[:limit]:
+        del db.keys[SubmissionKey(owner, text)]
+    return len(old[:limit])
 
 
 def _added(db: Tables, message: Message) -> MessageRow:

@@ -18,6 +18,7 @@ from heapq import heappop, heappush
 from typing import TypeAlias
 
 from relayd.mail.back_off import BackOff
+from relayd.mail.key import SubmissionKey
 from relayd.mail.message import Message
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.settlement import Action
@@ -226,6 +227,7 @@ class Tables:
         self.history: dict[str, Past] = {}
         self.attempts: dict[str, list[Remembered]] = {}
         self.to_unlink: dict[str, None] = {}  # of the history, in order
+        self.keys: dict[SubmissionKey, tuple[str, datetime]] = {}  # whose they are, and when it arrived
         self.old = Agenda(self.history)  # by their end, those whose bodies are gone, or kept until then
 
     def changed(self, row: Row) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from relayd.mail.errors import QueueError, SpoolLocked
 from relayd.mail.events import Committed, Event, Marked
+from relayd.mail.key import KEPT, SubmissionKey
 from relayd.mail.message import Message, new_id
 from relayd.mail.recipient import Status
 from relayd.mail.settlement import Action
@@ -25,6 +27,7 @@ from relayd.spool.spool import Spool
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message, a_submission, settled
 
 HISTORY = timedelta(days=3)
+KEY = SubmissionKey(33, "order 7")
 
 
 def ignore(event: Event) -> None:
@@ -70,6 +73,10 @@ async def orphans_of(spool: Spool) -> list[tuple[str, Path]]:
 async def finish(spool: Spool, status: Status = Status.DELIVERED) -> None:
     claimed = await spool.queue.claim(["one.example"], 1_000, NOW + HOUR, until=NOW + 2 * HOUR)
     await spool.queue.settle([settled(each, status) for each in claimed])
+
+
+def with_key(submission: Submission, key: SubmissionKey = KEY) -> Submission:
+    return replace(submission, message=replace(submission.message, key=key))
 
 
 class TestOpen:
@@ -444,3 +451,92 @@ class TestOrphans:
 
         assert await spool.incoming_known() == {committed.id}
         assert bodies_of(spool) == {committed.id}  # of the other the original is better: all of it is on the disk
+
+
+class TestRepetitions:
+    @pytest.mark.parametrize("make", [dropped, copied], ids=["moved", "copied"])
+    async def test_what_repeats_a_message_is_gone_and_is_told_as_that(
+        self, spool: Spool, make: Callable[[Spool], Submission]
+    ) -> None:
+        first, second = with_key(make(spool)), with_key(make(spool))
+        (accepted,) = await spool.accept([first])
+
+        (repeated,) = await spool.accept([second])
+
+        assert (accepted.repeats, repeated.repeats) == ("", first.message.id)
+        assert bodies_of(spool) == {first.message.id}
+        assert not second.path.exists()
+        assert second.original is None or not second.original.exists()
+        assert await orphans_of(spool) == []
+
+    async def test_two_of_one_batch_are_one_message(self, spool: Spool) -> None:
+        first, other, second = with_key(dropped(spool)), dropped(spool), with_key(copied(spool))
+
+        accepted = await spool.accept([first, other, second])
+
+        assert {each.message.id: each.repeats for each in accepted}[first.message.id] in ("", second.message.id)
+        assert sorted(bool(each.repeats) for each in accepted) == [False, False, True]
+        assert bodies_of(spool) == {each.message.id for each in accepted if not each.repeats}
+
+    async def test_while_the_first_is_not_durable_the_second_is_kept(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = with_key(dropped(spool)), with_key(copied(spool))
+        add = spool.queue.add
+
+        async def fails(messages: Sequence[Message]) -> dict[str, str]:
+            raise QueueError("the disk is full")
+
+        monkeypatch.setattr(spool.queue, "add", fails)
+        with pytest.raises(QueueError):
+            await spool.accept([first, second])
+        assert second.original is not None
+        assert second.original.exists()
+
+        monkeypatch.setattr(spool.queue, "add", add)
+        accepted = await spool.accept([])
+
+        assert sorted(bool(each.repeats) for each in accepted) == [False, True]
+        assert not second.original.exists()
+
+    async def test_where_a_copy_cannot_be_removed_its_original_stays_for_the_next_start(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Our copy does not tell whose key it has: as an orphan it would be a message of its own."""
+        first, second = with_key(copied(spool)), with_key(copied(spool))
+        await spool.accept([first])
+
+        def fails(message_ids: Sequence[str]) -> list[str]:
+            raise OSError(errno.EIO, "no")
+
+        monkeypatch.setattr(spool.bodies, "unlink", fails)
+        (repeated,) = await spool.accept([second])
+        monkeypatch.undo()
+
+        assert repeated.repeats == first.message.id
+        assert second.original is not None
+        assert second.original.exists()
+        assert second.message.id not in await spool.incoming_known()
+        assert bodies_of(spool) == {first.message.id}
+
+    async def test_an_orphan_that_repeats_is_not_adopted(self, spool: Spool) -> None:
+        first = with_key(dropped(spool))
+        await spool.accept([first])
+        late = a_message(key=KEY)
+        spool.bodies.write(late.id, b"x")
+
+        assert await spool.adopt(late) == first.message.id
+        assert bodies_of(spool) == {first.message.id}
+        assert await spool.queue.show(late.id) is None
+
+    async def test_a_key_is_forgotten_some_time_after_it_has_ceased_to_count(self, spool: Spool) -> None:
+        await spool.accept([with_key(dropped(spool))])
+        await spool.sweep(NOW + KEPT + HOUR)
+
+        late = with_key(dropped(spool))
+        (repeated,) = await spool.accept([late])  # it arrived in time, and a crash kept it since
+        await spool.sweep(NOW + 2 * KEPT + HOUR)
+        (accepted,) = await spool.accept([with_key(dropped(spool))])
+
+        assert repeated.repeats
+        assert not accepted.repeats

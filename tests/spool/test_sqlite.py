@@ -316,7 +316,7 @@ class TestTroubles:
 
         results = await asyncio.gather(queue.add([good]), queue.add([bad]), return_exceptions=True)
 
-        assert results[0] is None
+        assert results[0] == {}
         assert isinstance(results[1], OverflowError)
         assert [each.message.id async for each in queue.messages()] == [good.id]
         assert queue.degraded is None

@@ -141,8 +141,9 @@ class World:
         for found in self.stray:
             yield found
 
-    async def adopt(self, message: Message) -> None:
+    async def adopt(self, message: Message) -> str | None:
         self.adopted.append(message.id)
+        return None
 
     async def reject(self, message_id: str, reason: str) -> Path:
         raise AssertionError(f"{message_id} is a message")
