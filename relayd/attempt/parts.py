@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from relayd.mail.address import Address
+from relayd.mail.meaning import meaning
 from relayd.mail.message import Body, arrival_of
 from relayd.mail.recipient import Recipient
 from relayd.mail.settlement import Action, Notice
@@ -97,7 +98,14 @@ def _missed(notice: Notice) -> bool:
 def _told(recipient: Recipient) -> Iterator[str]:
     host = _host(recipient.peer)
     said = printable(recipient.reply) or "no attempt could be made"
-    yield from _wrapped(f"{host} said: {said}" if host and _SMTP.match(said) else said, indent="    ")
+    if host and _SMTP.match(said):
+        words = meaning(recipient.dsn)
+        yield from _wrapped(words, indent="    ") if words else ()
+        said = f"{host} said: {said}"
+    yield from _wrapped(said, indent="    ")
+    if recipient.attempts > 1 and recipient.attempted is not None:
+        times = f"It was tried {recipient.attempts} times, the last time on {_date(recipient.attempted)}."
+        yield from _wrapped(times, indent="    ")
     if recipient.possible_duplicate:
         yield from _wrapped(_MAYBE, indent="    ")
 

@@ -102,8 +102,22 @@ def test_the_words_tell_people_what_happened() -> None:
 
     text = words.get_content().replace("\r\n", "\n")
     assert "could not be delivered" in text
-    assert "<r0@example.net>\n    mx1.example.net said: 550 5.1.1 no such user\n" in text
+    assert "<r0@example.net>\n    There is no such mailbox.\n    mx1.example.net said: 550 5.1.1 no such user\n" in text
     assert "<r1@example.net>\n    connection lost\n    A connection broke off" in text
+
+
+def test_how_often_it_was_tried_is_told_and_what_a_status_means_where_it_means_something() -> None:
+    full = a_failed_recipient(0, reply="452 4.2.2 over quota", dsn="4.2.2", attempts=4, attempted=NOW)
+    odd = a_failed_recipient(1, reply="550 5.9.9 no", dsn="5.9.9", attempts=1, attempted=NOW)
+
+    words, _, _ = parts_of(read(a_notice(recipients=(full, odd))))
+
+    text = words.get_content().replace("\r\n", "\n")
+    assert (
+        "    The mailbox is full.\n    mx1.example.net said: 452 4.2.2 over quota\n    It was tried 4 times, " in text
+    )
+    assert "<r1@example.net>\n    mx1.example.net said: 550 5.9.9 no\n" in text
+    assert "tried 1 times" not in text
 
 
 def test_a_delay_warning_tells_until_when_it_is_tried() -> None:
