@@ -62,8 +62,9 @@ class Explanation:
 class Explained:
     """What was asked for, and an explanation for each of its destinations.
 
-    `daemon` tells whether one answered, None if there was nothing to ask.  `messages` are the oldest that wait for an
-    address; `left_out` is how many destinations of a message are not explained, since it has very many.
+    `daemon` tells whether one answered, None if there was nothing to ask.  `found` is the message, or the oldest that
+    waits for an address, or the newest of those that do not any more.  `messages` are the oldest that wait for an
+    address, with that one; `left_out` is how many destinations of a message are not explained, since it has very many.
     """
 
     subject: str
@@ -146,10 +147,13 @@ def _lines(explained: Explained) -> Iterator[str]:
         case HistoryRow() as row:
             yield f"{row.id}  finished {short_time(row.finished)}: it waits for nothing"
             for recipient in row.recipients:
-                yield f"  {recipient.address}  {recipient.status.value}: {recipient.reply}"
+                if explained.kind == "message" or str(recipient.address) == explained.subject:
+                    yield f"  {recipient.address}  {recipient.status.value}: {recipient.reply}"
+            yield f"  what was tried, and said: relayd history {row.id}"
         case None:
-            for message_id in explained.messages:
-                yield f"{message_id} waits for {explained.subject}: relayd explain {message_id}"
+            pass
+    for message_id in explained.messages[1:]:
+        yield f"{message_id} waits for {explained.subject} as well: relayd explain {message_id}"
     for number, explanation in enumerate(explained.explanations):
         if number or explained.found or explained.messages:
             yield ""
@@ -196,6 +200,11 @@ def _evidence(back_off: BackOff) -> Iterator[str]:
     yield f"{'':27}since {short_time(back_off.since)}{peer}"
 
 
+def _id(explained: Explained) -> str:
+    found = explained.found
+    return found.message.id if isinstance(found, Listed) else explained.subject
+
+
 def _verdict(explanation: Explanation, blocked: Standing | None, explained: Explained) -> str:
     nothing = explanation.here is not None and not (explanation.here.total or explanation.here.held)
     what = "New mail would wait" if nothing else "It waits"
@@ -208,7 +217,7 @@ def _verdict(explanation: Explanation, blocked: Standing | None, explained: Expl
         seconds = timedelta(seconds=round(left.total_seconds()))
         return f"{what} for the {blocked.gate} until {short_time(blocked.until)}, {seconds} from now."
     return {
-        "hold": f"It waits until it is released: {UNTIL_RELEASED} {explained.subject}",
+        "hold": f"It waits until it is released: {UNTIL_RELEASED} {_id(explained)}",
         "lease": "It is being sent.",
         "daemon": f"{what}, since {blocked.why}.",
     }.get(blocked.gate, f"{what} for the {blocked.gate}: {blocked.why}.")

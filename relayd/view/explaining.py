@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -109,9 +109,7 @@ async def explained(sources: Sources, subject: str) -> Explained:
     if found is not None:
         return await _message(sources, subject, found)
     if "@" in subject:
-        address = Address.parse(subject)
-        waiting = tuple(await queue.waiting_for(address, MESSAGES))
-        return await _destination(sources, subject, address.domain, waiting)
+        return await _address(sources, subject, Address.parse(subject))
     if is_id(subject):
         raise RelaydError(f"no message {subject} in the queue or its history")
     return await _destination(sources, subject, parse_domain(subject), None)
@@ -194,6 +192,22 @@ def _in_hand(lease: Lease, daemon: _Daemon, now: datetime) -> str:
 
 
 # an address or a domain
+
+
+async def _address(sources: Sources, subject: str, address: Address) -> Explained:
+    """Explain the oldest message that waits for an address, or show what became of the newest that did."""
+    queue = sources.queue
+    waiting = tuple(await queue.waiting_for(address, MESSAGES))
+    there = await _destination(sources, subject, address.domain, waiting)
+    ids = waiting[:1] or await queue.messages_to(address, 1)
+    found = await queue.show(ids[0]) if ids else None
+    if not isinstance(found, Listed):
+        return replace(there, found=found)
+    recipients = tuple(one for one in found.message.envelope.recipients if one.address == address)
+    only = replace(found.message, envelope=replace(found.message.envelope, recipients=recipients))
+    oldest = await _message(sources, subject, replace(found, message=only))
+    here = replace(oldest.explanations[0], here=there.explanations[0].here, at_site=there.explanations[0].at_site)
+    return replace(oldest, kind="address", messages=waiting, explanations=(here,))
 
 
 async def _destination(sources: Sources, subject: str, destination: str, messages: tuple[str, ...] | None) -> Explained:

@@ -98,6 +98,7 @@ def test_a_finished_message_waits_for_nothing(relayd: CommandLine) -> None:
     assert relayd("explain", message.id).out.splitlines() == [
         f"{message.id}  finished 2026-11-22T12:00:00Z: it waits for nothing",
         "  ann@one.example  delivered: 250 2.0.0 taken",
+        f"  what was tried, and said: relayd history {message.id}",
     ]
 
 
@@ -155,7 +156,44 @@ def test_an_address_names_its_messages(relayd: CommandLine) -> None:
 
     assert relayd("explain", "ann@one.example", "--json").json["messages"] == [message.id]
     said = relayd("explain", "ann@one.example").out
-    assert said.startswith(f"{message.id} waits for ann@one.example: relayd explain {message.id}\n\none.example, at ")
+    assert said.startswith(f"{message.id}  2026-11-22T12:00:00Z ")
+
+
+def test_an_address_is_explained_by_the_oldest_message_that_waits_for_it(relayd: CommandLine) -> None:
+    oldest = waiting(relayd, "ann@one.example", "bob@one.example")
+    another = a_message("ann@one.example", arrived=NOW + HOUR)
+    relayd.queue(another)
+    relayd("queue", "hold", oldest.id)
+
+    said = relayd("explain", "ann@one.example")
+
+    assert "bob@one.example" not in said.out
+    assert f"{another.id} waits for ann@one.example as well: relayd explain {another.id}\n" in said.out
+    assert "> closed  hold" in said.out
+    assert said.out.endswith(f"It waits until it is released: relayd queue release {oldest.id}\n")
+
+
+def test_of_an_address_for_which_nothing_waits_it_is_told_what_became_of_the_last(relayd: CommandLine) -> None:
+    message = a_message("ann@one.example", "bob@one.example")
+    relayd.queue(message)
+    relayd.attempt(message, Status.DELIVERED, reply="250 2.0.0 taken")
+
+    said = relayd("explain", "ann@one.example").out.splitlines()
+
+    assert said[0] == f"{message.id}  finished 2026-11-22T12:00:00Z: it waits for nothing"
+    assert said[1] == "  ann@one.example  delivered: 250 2.0.0 taken"
+    assert said[2] == f"  what was tried, and said: relayd history {message.id}"
+    assert said[-1] == "New mail would wait, since no daemon runs."
+
+
+def test_a_rejected_file_is_explained_by_its_reason(relayd: CommandLine) -> None:
+    relayd.queue()
+    (relayd.spool / "rejected").mkdir(exist_ok=True)
+    (relayd.spool / "rejected" / "x.eml.reason.txt").write_text("there is no \x1b sender\n")
+
+    assert relayd("explain", "x.eml").out == "x.eml is in rejected/: there is no ? sender\n"
+    assert relayd("explain", "x.eml", "--json").json["rejected"] == "there is no \x1b sender"
+    assert relayd("explain", "../rejected/x.eml").code == 65
 
 
 def test_a_domain_without_mail_has_none(relayd: CommandLine) -> None:
