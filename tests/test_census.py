@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from relayd.census import LastCensus
 from relayd.mail.errors import QueueError
-from relayd.spool.queue import Census, Waiting
+from relayd.spool.queue import Census
+from relayd.spool.selection import Waiting
 from tests.support.virtual import on_virtual_time
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)

@@ -15,6 +15,7 @@ from relayd.cli.acting import VERBS
 from relayd.cli.selecting import selecting
 from relayd.cli.shape import shape
 from relayd.cli.spool import SpoolBeside, printing
+from relayd.cli.stats import stats
 from relayd.cli.watching import watch_option, watching
 from relayd.mail.errors import RelaydError
 from relayd.spool.bodies import Bodies
@@ -125,3 +126,4 @@ def read_start(path: Path, octets: int) -> bytes:
 for verb in VERBS:
     queue.add_command(verb)
 queue.add_command(shape)
+queue.add_command(stats)

@@ -14,10 +14,10 @@ from relayd.mail.address import Address
 from relayd.mail.duration import parse_duration
 from relayd.mail.errors import InvalidAddress
 from relayd.mail.pattern import parse_pattern
-from relayd.spool.selection import Chosen, Selection, Stage
+from relayd.spool.selection import Chosen, Selection, Waiting
 
 
-class _Words(click.ParamType[Any]):
+class Words(click.ParamType[Any]):
     """What a function makes of words; its ValueError is told."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -45,13 +45,13 @@ def _sender(text: str) -> str:
 
 
 _OPTIONS = (
-    click.option("--domain", type=_Words("pattern", parse_pattern), help="To a domain, or to *.domain."),
-    click.option("--to", "recipient", type=_Words("address", Address.parse), help="To this address."),
-    click.option("--sender", type=_Words("address|domain", _sender), help="From an address, a domain, or <>."),
+    click.option("--domain", type=Words("pattern", parse_pattern), help="To a domain, or to *.domain."),
+    click.option("--to", "recipient", type=Words("address", Address.parse), help="To this address."),
+    click.option("--sender", type=Words("address|domain", _sender), help="From an address, a domain, or <>."),
     click.option("--site", default="", metavar="SITE", help="For a site, as `queue shape` names it."),
-    click.option("--status", type=click.Choice([stage.value for stage in Stage]), help="That stand so."),
-    click.option("--older", type=_Words("duration", parse_duration), help='That arrived longer ago, as in "4h".'),
-    click.option("--younger", type=_Words("duration", parse_duration), help="That arrived less long ago."),
+    click.option("--status", type=click.Choice([waiting.value for waiting in Waiting]), help="That stand so."),
+    click.option("--older", type=Words("duration", parse_duration), help='That arrived longer ago, as in "4h".'),
+    click.option("--younger", type=Words("duration", parse_duration), help="That arrived less long ago."),
 )
 
 
@@ -67,7 +67,7 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
             recipient=words.pop("recipient"),
             sender=words.pop("sender"),
             site=words.pop("site"),
-            stage=None if status is None else Stage(status),
+            waiting=None if status is None else Waiting(status),
             arrived_before=None if older is None else now - older,
             arrived_after=None if younger is None else now - younger,
         )

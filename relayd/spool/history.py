@@ -7,16 +7,17 @@ A failed message from `<>` has nobody to tell of it, so its body is kept as long
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from relayd.mail.attempt import Tried
 from relayd.mail.recipient import CHANGES, Recipient, Status
 from relayd.spool import attempts
 from relayd.spool.database import AMONG, Database, as_set, in_one_row, insert, rows_in
-from relayd.spool.queue import HistoryRow
+from relayd.spool.queue import Finished, HistoryRow
 from relayd.spool.rows import (
     HISTORY,
     MESSAGE,
@@ -30,6 +31,12 @@ from relayd.spool.rows import (
     sender_text,
 )
 
+STATUS = 5  # where it is in what `compact` makes of a recipient
+COUNT_ENDS = f"""
+    SELECT json_extract(one.value, '$[{STATUS}]'), count(*) FROM history, json_each(history.recipients) AS one
+    WHERE finished >= ? GROUP BY 1
+"""
+DELIVERED_SINCE = """WHERE finished >= ? AND instr(recipients, ',"delivered",') > 0"""
 BODY_GONE, BODY_FINISHED, BODY_KEPT = 0, 1, 2  # history.body
 
 SELECT_OLD = "SELECT id, body FROM history WHERE finished < ? AND body <> 1 ORDER BY finished LIMIT ?"
@@ -123,6 +130,25 @@ def find(db: Database, message_id: str) -> HistoryRow | None:
     """Return the row of one finished message."""
     row = db.execute(f"SELECT {HISTORY} FROM history WHERE id = ?", (message_id,)).fetchone()
     return None if row is None else history_of(row)
+
+
+def finished(db: Database, since: datetime) -> Finished:
+    """See the contract.  SQLite counts by itself, so that the interpreter is free meanwhile."""
+    at = microseconds(since)
+    (messages,) = db.execute("SELECT count(*) FROM history WHERE finished >= ?", (at,)).fetchone()
+    recipients = {Status(status): count for status, count in db.execute(COUNT_ENDS, (at,))}
+    (delivered,) = db.execute(f"SELECT count(*) FROM history {DELIVERED_SINCE}", (at,)).fetchone()
+
+    def took(share: float) -> timedelta | None:
+        if not delivered:
+            return None
+        nth = math.ceil(share * delivered) - 1
+        (took,) = db.execute(
+            f"SELECT finished - arrived FROM history {DELIVERED_SINCE} ORDER BY 1 LIMIT 1 OFFSET ?", (at, nth)
+        ).fetchone()
+        return timedelta(microseconds=took)
+
+    return Finished(messages=messages, recipients=recipients, median=took(0.5), slow=took(0.95))
 
 
 def finished_bodies(db: Database, limit: int) -> list[str]:

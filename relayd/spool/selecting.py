@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from relayd.spool.rows import microseconds
-from relayd.spool.selection import Selection, Stage
+from relayd.spool.selection import Selection, Waiting
 
 DOMAIN = "substr(r.destination, instr(r.destination, '/') + 1)"
 SENDERS_DOMAIN = "replace(m.sender, rtrim(m.sender, replace(m.sender, '@', '')), '')"  # behind the last @
@@ -36,7 +36,7 @@ class Condition:
     def _of_message(self, selection: Selection) -> Iterator[str]:
         if selection.up_to:
             yield f"m.id <= {self.given(selection.up_to)}"
-        if selection.stage is Stage.HELD:
+        if selection.waiting is Waiting.HELD:
             yield "m.held = 1"
         if selection.arrived_before is not None:
             yield f"m.arrived < {self.given(microseconds(selection.arrived_before))}"
@@ -55,9 +55,9 @@ class Condition:
             yield f"r.local_part = {self.given(local_part)} AND {DOMAIN} = {self.given(domain)}"
         if selection.site:
             yield f"r.destination IN (SELECT destination FROM destinations WHERE site = {self.given(selection.site)})"
-        if selection.stage in (Stage.QUEUED, Stage.DEFERRED):
-            yield f"r.status = {self.given(selection.stage.value)} AND r.lease IS NULL"
-        if selection.stage is Stage.IN_FLIGHT:
+        if selection.waiting in (Waiting.QUEUED, Waiting.DEFERRED):
+            yield f"r.status = {self.given(selection.waiting.value)} AND r.lease IS NULL AND r.held = 0"
+        if selection.waiting is Waiting.IN_FLIGHT:
             yield "r.lease IS NOT NULL"
 
     def _matching(self, column: str, pattern: str) -> str:

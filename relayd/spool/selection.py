@@ -14,20 +14,20 @@ from relayd.mail.pattern import matches
 from relayd.mail.recipient import Recipient, Status
 
 
-class Stage(Enum):
-    """How a message, or one of its recipients, stands, as an operator asks for it."""
+class Waiting(Enum):
+    """How a recipient that is not final waits."""
 
-    QUEUED = "queued"  # never tried
+    QUEUED = "queued"  # not tried yet
     DEFERRED = "deferred"
-    IN_FLIGHT = "in-flight"
     HELD = "held"
+    IN_FLIGHT = "in-flight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Messages of which all of this is true; what is None or empty is not asked for.
 
-    `domain` (a pattern of mail/pattern.py), `recipient`, `site` and a `stage` other than HELD are about one and the
+    `domain` (a pattern of mail/pattern.py), `recipient`, `site` and a `waiting` other than HELD are about one and the
     same recipient that is not final.  `sender` is an address, a pattern behind an `@`, or empty for `<>`.  `up_to` is
     the last id that is meant: what arrives later is not.
     """
@@ -35,7 +35,7 @@ class Selection:
     domain: str = ""
     recipient: Address | None = None
     site: str = ""
-    stage: Stage | None = None
+    waiting: Waiting | None = None
     sender: str | None = None
     arrived_before: datetime | None = None
     arrived_after: datetime | None = None
@@ -49,25 +49,25 @@ class Selection:
     @property
     def of_recipients(self) -> bool:
         """Whether something is to be true of a recipient."""
-        return bool(self.domain or self.recipient or self.site or self.stage not in (None, Stage.HELD))
+        return bool(self.domain or self.recipient or self.site or self.waiting not in (None, Waiting.HELD))
 
-    def means(self, recipient: Recipient, *, in_flight: bool, site: str | None) -> bool:
+    def means(self, recipient: Recipient, *, in_flight: bool, held: bool, site: str | None) -> bool:
         """Whether a recipient is one that makes its message be meant."""
-        stage = {Stage.QUEUED: Status.QUEUED, Stage.DEFERRED: Status.DEFERRED}.get(self.stage or Stage.HELD)
+        status = {Waiting.QUEUED: Status.QUEUED, Waiting.DEFERRED: Status.DEFERRED}.get(self.waiting or Waiting.HELD)
         return (
             not recipient.status.final
             and (not self.domain or matches(self.domain, recipient.address.domain))
             and self.recipient in (None, recipient.address)
             and self.site in ("", site)
-            and (stage is None or (recipient.status is stage and not in_flight))
-            and (self.stage is not Stage.IN_FLIGHT or in_flight)
+            and (status is None or (recipient.status is status and not in_flight and not held))
+            and (self.waiting is not Waiting.IN_FLIGHT or in_flight)
         )
 
     def means_message(self, message_id: str, sender: Address | None, arrived: datetime, *, held: bool) -> bool:
         """Whether what is not about a recipient is true of a message."""
         return (
             (not self.up_to or message_id <= self.up_to)
-            and (self.stage is not Stage.HELD or held)
+            and (self.waiting is not Waiting.HELD or held)
             and (self.sender is None or _sent_by(self.sender, sender))
             and (self.arrived_before is None or arrived < self.arrived_before)
             and (self.arrived_after is None or arrived >= self.arrived_after)

@@ -47,7 +47,7 @@ from relayd.spool.connection import Connect, Link, check, migrate
 from relayd.spool.database import Database, Job
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Bounced, Census, Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Bounced, Census, Due, Finished, HistoryRow, Lease, Listed, Shape
 from relayd.spool.selection import ALL, Chosen, Selection
 from relayd.spool.takeover import TakenOver
 from relayd.spool.writer import Writer
@@ -306,6 +306,9 @@ class SqliteQueue:
             return await self._census.run(lambda db: waiting.census(db, now))
         finally:
             await self._census.close()  # it is seldom wanted, and takes memory
+
+    async def finished(self, since: datetime) -> Finished:
+        return await self._look(lambda db: history.finished(db, since))
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look(lambda db: waiting.waiting_for(db, address, limit))

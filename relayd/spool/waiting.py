@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from relayd.mail.address import Address
 from relayd.mail.message import arrival_of, new_id
 from relayd.spool.database import Database
-from relayd.spool.queue import AGES, Census, Shape, Waiting
+from relayd.spool.queue import AGES, Census, Shape
+from relayd.spool.selection import Waiting
 
 SELECT_WAITING = """
     SELECT destination, message, held, lease IS NOT NULL FROM recipients

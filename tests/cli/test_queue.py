@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -436,3 +436,41 @@ def as_nobody(act: Callable[[], Said]) -> Said:
         text = answer.read()
     os.waitpid(child, 0)
     return Said(*json.loads(text))
+
+
+# counting
+
+
+def test_stats_tell_what_waits_and_what_has_finished(relayd: CommandLine) -> None:
+    waiting(relayd, "ann@one.example", "bob@one.example")
+    held, done = a_message(), a_message(arrived=datetime.now(UTC) - timedelta(seconds=90))
+    relayd.queue(held, done)
+    relayd("queue", "hold", held.id)
+    relayd("queue", "remove", "--bounce", done.id)
+    relayd("queue", "remove", done.id)
+
+    said = relayd("queue", "stats", "--json").json
+    lines = relayd("queue", "stats").out.splitlines()
+
+    assert {how: counts["total"] for how, counts in said["waiting"].items()} == {
+        "queued": 0,
+        "deferred": 2,
+        "held": 1,
+        "in-flight": 0,
+    }
+    assert lines[1].split()[:2] == ["waiting", "3"]
+    assert "sites out of reach: 0" in lines
+
+
+def test_stats_tell_how_long_it_took(relayd: CommandLine) -> None:
+    message = a_message()
+    relayd.queue(message)
+    relayd.attempt(message, Status.DELIVERED, at=NOW + timedelta(seconds=45))
+
+    said = relayd("queue", "stats", "--since", "36500d", "--json").json["finished"]
+
+    assert said["messages"] == 1
+    assert said["recipients"] == {"delivered": 1, "failed": 0, "removed": 0}
+    assert said["median_seconds"] == said["slow_seconds"] == 45
+    assert "half within 45 s, 95 % within 45 s" in relayd("queue", "stats", "--since", "36500d").out
+    assert relayd("queue", "stats").out.endswith("0 messages; recipients: 0 delivered, 0 failed, 0 removed\n")

@@ -26,7 +26,7 @@ COMMANDS = [
     "queue",
     "sendmail",
     "tls-report",
-] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "redirect", "remove", "shape")]
+] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "redirect", "remove", "shape", "stats")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

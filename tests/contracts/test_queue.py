@@ -24,8 +24,8 @@ from relayd.mail.settlement import Action, Settlement
 from relayd.mail.tls import TlsWish
 from relayd.mail.transcript import Line, Speaker, Transcript
 from relayd.spool.attempts import ATTEMPTS_KEPT, TRANSCRIPTS_KEPT
-from relayd.spool.queue import Bounced, HistoryRow, Listed, Queue, Waiting
-from relayd.spool.selection import ALL, Chosen, Selection, Stage
+from relayd.spool.queue import Bounced, Finished, HistoryRow, Listed, Queue
+from relayd.spool.selection import ALL, Chosen, Selection, Waiting
 from relayd.spool.sqlite import SqliteQueue
 from tests.simulation.inline import InlineConnections
 from tests.simulation.queue import MemoryQueue
@@ -1146,10 +1146,10 @@ class TestSelection:
         await queue.settle([settled(delivery, Status.DEFERRED, due=NOW + HOUR)])
         await claimed(queue, "flying.example")
 
-        assert await self.ids(queue, stage=Stage.HELD) == [held.id]
-        assert await self.ids(queue, stage=Stage.IN_FLIGHT) == [flying.id]
-        assert await self.ids(queue, stage=Stage.DEFERRED) == [deferred.id]
-        assert await self.ids(queue, stage=Stage.QUEUED) == sorted([held.id, queued.id])
+        assert await self.ids(queue, waiting=Waiting.HELD) == [held.id]
+        assert await self.ids(queue, waiting=Waiting.IN_FLIGHT) == [flying.id]
+        assert await self.ids(queue, waiting=Waiting.DEFERRED) == [deferred.id]
+        assert await self.ids(queue, waiting=Waiting.QUEUED) == [queued.id]
 
     async def test_what_is_meant_is_counted_and_what_goes_with_it(self, queue: Queue) -> None:
         assert (await queue.chosen(ALL)).up_to == ""
@@ -1504,6 +1504,34 @@ class TestAttempts:
         assert await queue.messages_to(odd, 3) == ids[:0:-1]
         assert await queue.messages_to(Address("b", "one.example"), 10) != []
         assert await queue.messages_to(Address('a"b', "one.example"), 10) == []
+
+
+class TestFinished:
+    async def finished(self, queue: Queue, status: Status, seconds: float, at: datetime = NOW, **fields: Any) -> None:
+        message = a_message("a@one.example", "b@one.example", arrived=at - seconds * SECOND, **fields)
+        await queue.add([message])
+        await queue.settle([settled(each, status, at=at) for each in await claimed(queue, now=at)])
+
+    async def test_what_finished_lately_is_counted_with_how_long_it_took_to_be_delivered(self, queue: Queue) -> None:
+        for seconds in range(1, 21):
+            await self.finished(queue, Status.DELIVERED, seconds)
+        await self.finished(queue, Status.FAILED, 1000, sender=None)
+        await self.finished(queue, Status.DELIVERED, 5000, at=NOW - HOUR)
+        removed = a_message(arrived=NOW - MINUTE)
+        await queue.add([removed])
+        await queue.remove([removed.id], NOW)
+
+        found = await queue.finished(NOW - MINUTE)
+
+        assert found == Finished(
+            messages=22,
+            recipients={Status.DELIVERED: 40, Status.FAILED: 2, Status.REMOVED: 1},
+            median=10 * SECOND,
+            slow=19 * SECOND,
+        )
+
+    async def test_of_nothing_nothing_is_told(self, queue: Queue) -> None:
+        assert await queue.finished(NOW) == Finished(messages=0, recipients={}, median=None, slow=None)
 
 
 class TestLeases:

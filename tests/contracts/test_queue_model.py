@@ -23,7 +23,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.message import new_id
 from relayd.mail.recipient import CHANGES, Status
 from relayd.mail.settlement import Action, Settlement
-from relayd.spool.queue import HistoryRow, Listed, Waiting
+from relayd.spool.queue import HistoryRow, Listed
+from relayd.spool.selection import Waiting
 from tests.contracts.test_queue import TheQueue, in_memory, on_sqlite
 from tests.spool.mail import HOUR, MINUTE, NOW, a_message, by
 

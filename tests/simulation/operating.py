@@ -17,9 +17,9 @@ from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
 from relayd.spool.operators import GIVEN_UP, HELD_BY_OPERATOR
-from relayd.spool.queue import AGES, TOLD_WITHIN, Bounced, Census, HistoryRow, Listed, Shape, Waiting
+from relayd.spool.queue import AGES, TOLD_WITHIN, Bounced, Census, HistoryRow, Listed, Shape
 from relayd.spool.rows import storable
-from relayd.spool.selection import Chosen, Selection
+from relayd.spool.selection import Chosen, Selection, Waiting
 from relayd.spool.sites import FORGOTTEN
 from relayd.spool.takeover import MARKED_REPLY, MAX_DEATHS, TakenOver
 from tests.simulation.claiming import due, overdue
@@ -76,7 +76,9 @@ def _means(db: Tables, selection: Selection, row: MessageRow) -> list[Row]:
         return db.destinations.get(each.recipient.destination, (None,))[0]
 
     return [
-        each for each in row.rows if selection.means(each.recipient, in_flight=each.lease is not None, site=site(each))
+        each
+        for each in row.rows
+        if selection.means(each.recipient, in_flight=each.lease is not None, held=row.held, site=site(each))
     ]
 
 

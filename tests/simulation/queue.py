@@ -29,7 +29,7 @@ from relayd.mail.settlement import Notice, Settlement
 from relayd.spool.arrivals import Strays
 from relayd.spool.examination import Examination
 from relayd.spool.notes import Claimed, Noted
-from relayd.spool.queue import Bounced, Census, Due, HistoryRow, Lease, Listed, Shape
+from relayd.spool.queue import Bounced, Census, Due, Finished, HistoryRow, Lease, Listed, Shape
 from relayd.spool.selection import ALL, Chosen, Selection
 from relayd.spool.takeover import TakenOver
 from tests.simulation import claiming, operating, settling
@@ -255,6 +255,9 @@ class MemoryQueue:
 
     async def census(self, now: datetime) -> Census:
         return await self._look("census", operating.census, now)
+
+    async def finished(self, since: datetime) -> Finished:
+        return await self._look("finished", settling.finished, since)
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look("waiting_for", operating.waiting_for, address, limit)

@@ -3,6 +3,8 @@ tables in memory."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +17,7 @@ from relayd.mail.message import Message
 from relayd.mail.recipient import CHANGES, Notify, Recipient, Status
 from relayd.mail.settlement import Action, Notice, Settlement
 from relayd.spool.attempts import ATTEMPTS_KEPT, TRANSCRIPTS_KEPT, Remembered, outcomes
-from relayd.spool.queue import HistoryRow
+from relayd.spool.queue import Finished, HistoryRow
 from relayd.spool.rows import sender_text, storable
 from relayd.spool.settling import Standing, settled
 from tests.simulation.tables import (
@@ -241,6 +243,19 @@ def _history_row(message: Message, recipients: tuple[Recipient, ...], now: datet
         sender=sender_text(message.envelope.reverse_path),
         size=message.body.size,
         recipients=recipients,
+    )
+
+
+def finished(db: Tables, since: datetime) -> Finished:
+    """See the contract."""
+    rows = [past.row for past in db.history.values() if past.row.finished >= since]
+    delivered = [row for row in rows if any(one.status is Status.DELIVERED for one in row.recipients)]
+    took = sorted(row.finished - row.arrived for row in delivered)
+    return Finished(
+        messages=len(rows),
+        recipients=Counter(one.status for row in rows for one in row.recipients),
+        median=took[math.ceil(0.5 * len(took)) - 1] if took else None,
+        slow=took[math.ceil(0.95 * len(took)) - 1] if took else None,
     )
 
 
