@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from relayd.cli.progress import Progress
 from relayd.cli.spool import printing
 from relayd.config import load
 from relayd.doctor.examination import examine
@@ -34,7 +35,7 @@ def doctor(config_path: Path, as_json: bool) -> int:
     found: list[Finding] = []
     with suppress(ConfigError):  # told of below
         act_as_owner(load(config_path, unit=False).spool)
-    with printing():
+    with printing(), Progress("looking"):
         asyncio.run(_look(config_path, as_json, found))
     return exit_code(found)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from relayd.cli.progress import Progress
 from relayd.cli.spool import SpoolBeside, printing
 from relayd.view.timeline import Timeline, printed, timeline_summary, timelines
 
@@ -34,5 +35,6 @@ def history(config_path: Path, subject: str, limit: int, no_transcripts: bool, a
 
 
 async def _timelines(spool: SpoolBeside, subject: str, limit: int) -> list[Timeline]:
-    async with spool.opened() as queue:
-        return await timelines(queue, subject, limit)
+    with Progress("looking"):
+        async with spool.opened() as queue:
+            return await timelines(queue, subject, limit)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from relayd.attempt.notification import recognised
+from relayd.cli.progress import Progress
 from relayd.config import load
 from relayd.identity import hostname_of_machine, identity
 from relayd.mail.message import Message
@@ -42,7 +43,8 @@ def recover(config_path: Path, as_json: bool) -> int:
     """
     config = load(config_path, unit=False)
     act_as_owner(config.spool)
-    recovery = asyncio.run(recover_queue(config.spool, _examine(config), now=datetime.now(UTC)))
+    with Progress("reading the bodies"):
+        recovery = asyncio.run(recover_queue(config.spool, _examine(config), now=datetime.now(UTC)))
     if as_json:
         click.echo(json.dumps(_summary(recovery)))
     else:
