@@ -168,8 +168,8 @@ class Attempts(Protocol):
         *,
         peer: str = "",
         transcript: Transcript = (),
-    ) -> datetime:
-        """Record that a site could not be used; return when to try again."""
+    ) -> datetime | None:
+        """Record that a site could not be used; return when to try again, None if its mail has to wait one by one."""
 
     async def site_recovered(self, site_key: str) -> None:
         """Forget the back-off of a site."""

@@ -148,6 +148,9 @@ class Relays:
         retry_at = await self._attempts.site_failed(
             site, failure, ended.undone[:1], peer=ended.peer, transcript=ended.transcript
         )
+        if retry_at is None:
+            await self._attempts.unroutable(ended.undone[1:], failure)
+            return
         self._scheduler.failed(site, retry_at, str(failure), self._clock())
         await self._return(site, ended.undone[1:])
 
@@ -156,6 +159,9 @@ class Relays:
         failure = Deferred(reply, Scope.HOST)
         if course.complaint and not self._scheduler.refused(site, course.complaint, self._clock()):
             retry_at = await self._attempts.site_failed(site, failure, (), peer=ended.peer)
+            if retry_at is None:
+                await self._attempts.unroutable(ended.undone, failure)
+                return
             self._scheduler.failed(site, retry_at, str(failure), self._clock())
         await self._return(site, ended.undone)
 

@@ -153,7 +153,11 @@ class Routes:
         if isinstance(outcome, Deferred):
             self._note(destination, unresolved(destination))
             await self._back_off(destination, outcome)
-            return
+        else:
+            await self._settle(destination, outcome)
+
+    async def _settle(self, destination: str, outcome: Deferred | Failed) -> None:
+        """Settle all that is due there."""
         batch = self._scheduler.settings.limits.max_messages_per_connection
         while deliveries := await self._claims.claim((destination,), batch):
             try:
@@ -169,9 +173,12 @@ class Routes:
         try:
             key = unresolved(destination)
             retry_at = await self._attempts.site_failed(key, outcome, deliveries)
-            self._scheduler.failed(key, retry_at, str(outcome), self._clock())
         finally:
             self._claims.over(deliveries)
+        if retry_at is None:
+            await self._settle(destination, outcome)
+        else:
+            self._scheduler.failed(key, retry_at, str(outcome), self._clock())
 
     def _note(self, destination: str, site: str) -> None:
         noted = site, self._clock().date()  # once a day again: what is in use is not to be forgotten

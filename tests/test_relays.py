@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.events import Trouble
@@ -159,3 +160,17 @@ async def test_a_run_that_settled_nothing_is_no_sign_that_a_site_works_again() -
         await until(lambda: not manager._scheduler.failures("restored.test"))
 
     assert failures == [3, 3]
+
+
+async def test_where_no_more_sites_may_back_off_all_that_was_claimed_waits_one_by_one() -> None:
+    class Crowded(World):
+        async def site_failed(self, *arguments: Any, **words: Any) -> None:  # type: ignore[override]
+            self.failed.append(arguments[0])
+
+    world = Crowded(waiting={"down.test": 7}, relay=lambda deliveries: Ended(undone=deliveries, failure=REFUSED))
+    world.gate.set()
+    async with managing(world, max_connections_per_site=1):
+        await until(lambda: len(world.settled) == 6)  # and the first by `site_failed`
+
+    assert world.failed == ["down.test"]
+    assert not world.given_back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.reply import EnhancedStatus
@@ -79,3 +80,15 @@ async def test_where_mail_went_is_written_down_at_the_end_too() -> None:
         assert not world.routes
 
     assert world.routes == {"a.test": "a.test"}
+
+
+async def test_where_no_more_may_back_off_all_that_cannot_be_looked_up_waits_one_by_one() -> None:
+    class Crowded(World):
+        async def site_failed(self, *arguments: Any, **words: Any) -> None:  # type: ignore[override]
+            self.failed.append(arguments[0])
+
+    world = Crowded(waiting={"broken.test": 250}, route_to=lambda destination: SERVFAIL)
+    async with managing(world):
+        await until(lambda: len(world.settled) == 249)  # and the first by `site_failed`
+
+    assert world.waiting["broken.test"] == 0

@@ -22,7 +22,7 @@ from relayd.mail.attempt import Attempt
 from relayd.mail.back_off import BackOff
 from relayd.mail.delivery import Delivery
 from relayd.mail.errors import QueueError
-from relayd.mail.events import Events, SiteBackedOff, SiteRecovered
+from relayd.mail.events import Events, SiteBackedOff, SiteRecovered, Warned
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.settlement import Settlement
 from relayd.mail.tls import Evidence
@@ -70,6 +70,7 @@ class AttemptManager:
         self._health = Health("sweep", events)
         self._sites: dict[str, BackOff] = {}
         self._sweeping = False
+        self._crowded = False  # and that was told
         self._notifier = Notifier(
             ledger, notifications, hostname=hostname, retry=settings, events=events, bounds=self._bounds
         )
@@ -124,14 +125,19 @@ class AttemptManager:
         *,
         peer: str = "",
         transcript: Transcript = (),
-    ) -> datetime:
+    ) -> datetime | None:
         """Let a site back off as a whole, and defer `undone`, which was tried.
 
         Relayers that fail together count as one failure: one that ends while the site backs off already moves
-        nothing.  Returns, when that is durable, when the site is to be tried again.
+        nothing.  Returns, when that is durable, when the site is to be tried again; None if too many back off as it
+        is: then each of its messages has to wait by itself, as `undone` does.
         """
         now = self._clock()
         known = self._sites.get(site_key)
+        if known is None and len(self._sites) >= self._bounds.sites:
+            self._tell_crowded()
+            await self._settle_alike(undone, failure, peer=peer, transcript=transcript)
+            return None
         if known is None or known.retry_at <= now:
             known = self._sites[site_key] = self._next_back_off(site_key, known, failure, peer, now)
             await self._remember(known)
@@ -139,6 +145,12 @@ class AttemptManager:
             tell(self._events, event)
         await self._settle_alike(undone, failure, peer=peer, retry_at=known.retry_at, transcript=transcript)
         return known.retry_at
+
+    def _tell_crowded(self) -> None:
+        if not self._crowded:
+            detail = f"more than {self._bounds.sites} sites are out of reach; the mail of further ones waits one by one"
+            tell(self._events, Warned(about="sites", detail=detail))
+        self._crowded = True
 
     def _next_back_off(
         self, site_key: str, known: BackOff | None, failure: Deferred, peer: str, now: datetime
@@ -157,6 +169,7 @@ class AttemptManager:
     async def site_recovered(self, site_key: str) -> None:
         """Forget that a site backed off."""
         known = self._sites.pop(site_key, None)
+        self._crowded = self._crowded and len(self._sites) > self._bounds.sites // 2
         if known:
             await self._remember(replace(known, failures=0))
             tell(self._events, SiteRecovered(site=site_key))

@@ -41,6 +41,7 @@ class Bounds:
     """How much is done in one go, and how soon what the queue refused is offered to it again."""
 
     commit: int = 1000  # settlements in one commit
+    sites: int = 50_000  # that back off, as a whole; each is 1.7 KB in core
     notices: int = 50  # notifications made between two readings of the debts
     notices_at_once: int = 10  # of them; each holds what it returns of its original, at most MAX_RETURNED
     sweep: int = 500  # messages expired or warned of in one commit

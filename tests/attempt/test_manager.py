@@ -25,6 +25,7 @@ from relayd.mail.events import (
     SiteBackedOff,
     SiteRecovered,
     Trouble,
+    Warned,
 )
 from relayd.mail.message import Body
 from relayd.mail.outcome import Deferred, Failed, Scope
@@ -63,6 +64,7 @@ class Bench:
         self,
         ledger: MemoryLedger | None = None,
         lost_within: Callable[[timedelta], timedelta] = lambda span: timedelta(0),
+        bounds: Bounds = QUICK,
     ) -> None:
         self.ledger = ledger or MemoryLedger()
         self.store = MemoryNotifications(self.ledger)
@@ -81,7 +83,7 @@ class Bench:
             retry_due=self.retries.append,
             site_forgotten=self.forgotten.append,
             lost_within=lost_within,
-            bounds=QUICK,
+            bounds=bounds,
         )
 
     def told(self, kind: type[Event]) -> list[Event]:
@@ -240,10 +242,36 @@ async def test_a_dead_site_backs_off_and_what_was_tried_waits_for_it(bench: Benc
     ]
 
 
+async def failed(bench: Bench, failure: Deferred = REFUSED, site: str = SITE) -> datetime:
+    retry_at = await bench.manager.site_failed(site, failure, [])
+    assert retry_at is not None
+    return retry_at
+
+
+async def test_so_many_sites_back_off_and_the_mail_of_others_waits_one_by_one() -> None:
+    bench = Bench(bounds=replace(QUICK, sites=4))
+    bench.manager.start()
+    for number in range(4):
+        await failed(bench, site=f"mx{number}")
+
+    assert await bench.manager.site_failed(SITE, REFUSED, [a_delivery()]) is None
+    assert await bench.manager.site_failed("another", REFUSED, []) is None
+
+    assert SITE not in bench.ledger.sites
+    (recipient,) = bench.ledger.settled[0].recipients
+    assert (recipient.status, recipient.attempts) == (Status.DEFERRED, 1)
+    assert [event.about for event in bench.events if isinstance(event, Warned)] == ["sites"]
+    assert await bench.manager.site_failed("mx1", REFUSED, []) is not None
+    for number in range(3):
+        await bench.manager.site_recovered(f"mx{number}")
+    assert await bench.manager.site_failed(SITE, REFUSED, []) is not None
+    await bench.manager.close()
+
+
 async def test_a_site_that_stays_dead_backs_off_longer_each_time(bench: Bench) -> None:
     delays = []
     for _ in range(4):
-        retry_at = await bench.manager.site_failed(SITE, REFUSED, [])
+        retry_at = await failed(bench)
         delays.append((retry_at - bench.now) / MINUTE)
         bench.now = retry_at
 
@@ -269,7 +297,7 @@ async def test_relayers_that_fail_together_count_as_one_failure(bench: Bench) ->
 
 
 async def test_a_site_that_recovers_starts_anew(bench: Bench) -> None:
-    bench.now = await bench.manager.site_failed(SITE, REFUSED, [])
+    bench.now = await failed(bench)
 
     await bench.manager.site_recovered(SITE)
     await bench.manager.site_recovered(SITE)
@@ -498,7 +526,7 @@ class TestTimeThatWasLost:
         """P7: in core as in the queue; nothing waits for longer than the schedule, or a server, can have meant."""
         bench = self.bench(timedelta(0))
         bench.manager.start()
-        retry_at = await bench.manager.site_failed(SITE, NOT_NOW, [])
+        retry_at = await failed(bench, NOT_NOW)
         bench.now = NOW - timedelta(days=1)
 
         await bench.manager.clock_was_set(-timedelta(days=1))
