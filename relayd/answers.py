@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from relayd.claims import Claims
-from relayd.explanation import Standing, of_route, of_site, written
+from relayd.explanation import Standing, of_policy, of_route, of_site, written
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.route import Site
 from relayd.orphans import Orphans
@@ -83,6 +83,7 @@ class Answers:
             names = (destination, *(host.name for group in where.hosts for host in group))
             state = self._scheduler.state_of(site, names)
             running = state.running
+            gates.append(of_policy(where))
             gates += of_site(state, room, self._clock())
         return {
             "site": site,

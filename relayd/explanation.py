@@ -16,11 +16,13 @@ from relayd.mail.back_off import BackOff
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.recipient import Recipient
 from relayd.mail.route import Site
+from relayd.mail.tls import TlsPolicy
 from relayd.schedule.gates import GATES, ROOM_GATES, Room, SiteState, Verdict, allowed
 from relayd.schedule.rate import Meter, Rate
 from relayd.schedule.settings import SiteLimits
 
-ORDER = ("hold", "retry-time", "lease", "route", *GATES, *ROOM_GATES, "daemon")
+ORDER = ("hold", "retry-time", "lease", "route", "policy", *GATES, *ROOM_GATES, "daemon")
+UNMET = frozenset({"4.7.4", "4.7.5", "4.7.10"})  # RFC 3463 and RFC 5248: of TLS, what a site backs off with
 LONGEST = 1_000  # characters of what a peer said
 
 
@@ -110,6 +112,34 @@ def of_last_route(site: str | None, back_off: BackOff | None) -> Standing:
     if back_off is not None and site.startswith("dns:"):
         return _closed("route", f"it cannot be looked up: {back_off.reply}", back_off.retry_at)
     return _open("route", "as it was looked up last")
+
+
+# of what is demanded of TLS
+
+
+def of_policy(site: Site) -> Standing:
+    """What is demanded of a site's hosts, as far as it is the same for all of them; nothing, until one was asked."""
+    sources = [_LEVELS[site.tls]]
+    if site.dane and site.tls is not TlsPolicy.NONE:
+        sources.append("what DANE says of a host")
+    if site.sts is not None:
+        sources.append("MTA-STS" if site.sts.enforce else "MTA-STS, for a report only")
+    return _open("policy", ", ".join(sources))
+
+
+def of_unmet_policy(back_off: BackOff | None, now: datetime) -> Standing | None:
+    """Return how it stands at a site that backs off since its hosts do not meet what is demanded; None if none does."""
+    if back_off is None or back_off.dsn not in UNMET or back_off.retry_at <= now:
+        return None
+    return _closed("policy", f"not met: {back_off.reply}", back_off.retry_at)
+
+
+_LEVELS = {
+    TlsPolicy.NONE: "no TLS",
+    TlsPolicy.OPPORTUNISTIC: "TLS where it can be had",
+    TlsPolicy.REQUIRE: "TLS, whoever the host is",
+    TlsPolicy.VERIFY: "TLS, and a certificate for the host's name",
+}
 
 
 # of the site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,11 @@ from relayd.explanation import (
     of_hold,
     of_last_route,
     of_lease,
+    of_policy,
     of_retry,
     of_route,
     of_site,
+    of_unmet_policy,
     read,
     written,
 )
@@ -30,6 +33,7 @@ from relayd.mail.back_off import BackOff
 from relayd.mail.outcome import Deferred, Failed
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.route import Host, Site
+from relayd.mail.tls import Sts, TlsPolicy
 from relayd.schedule.gates import Room, SiteState
 from relayd.schedule.rate import Meter, Rate
 from relayd.schedule.settings import SiteLimits
@@ -273,3 +277,34 @@ def test_what_is_no_gate_is_refused(gate: dict[str, object]) -> None:
 
 def test_a_peer_that_talks_much_is_cut_short() -> None:
     assert len(of_route(Failed(reason="x" * 100_000)).why) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tls": TlsPolicy.NONE}, "no TLS"),
+        ({}, "TLS where it can be had, what DANE says of a host"),
+        ({"tls": TlsPolicy.VERIFY, "dane": False}, "TLS, and a certificate for the host's name"),
+        (
+            {"sts": Sts(enforce=True, hosts=frozenset())},
+            "TLS where it can be had, what DANE says of a host, MTA-STS",
+        ),
+    ],
+    ids=["none", "usual", "verify", "mta-sts"],
+)
+def test_what_is_demanded_of_tls_is_told(fields: dict[str, Any], words: str) -> None:
+    gate = of_policy(Site(key="mx", hosts=((Host(name="mx"),),), **{"dane": True, **fields}))
+
+    assert (gate.gate, gate.open, gate.why) == ("policy", True, words)
+
+
+@pytest.mark.parametrize(("dsn", "later", "closed"), [("4.7.4", 60, True), ("4.4.1", 60, False), ("4.7.4", -60, False)])
+def test_a_demand_that_was_not_met_closes_it_as_long_as_the_site_backs_off(dsn: str, later: int, closed: bool) -> None:
+    until = NOW + timedelta(seconds=later)
+    known = BackOff(site="mx", failures=1, retry_at=until, since=NOW, reply="no STARTTLS", dsn=dsn)
+
+    gate = of_unmet_policy(known, NOW)
+
+    assert (gate is not None) is closed
+    assert gate is None or (gate.until, gate.why) == (until, "not met: no STARTTLS")
+    assert of_unmet_policy(None, NOW) is None

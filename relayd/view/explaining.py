@@ -23,6 +23,7 @@ from relayd.explanation import (
     of_last_route,
     of_lease,
     of_retry,
+    of_unmet_policy,
     read,
 )
 from relayd.mail.address import Address, parse_domain
@@ -253,13 +254,16 @@ class _Known:
     def gates(self, destination: str, daemon: _Daemon, now: datetime) -> tuple[str | None, list[Standing]]:
         """Return a destination's site and its gates, as the daemon tells of them, else as far as the queue does."""
         answer = daemon.answers.get(destination)
-        if answer is not None:
-            return answer.site, [daemon.standing(), *answer.gates]
-        site = self.sites.get(destination)
+        site = answer.site if answer is not None else self.sites.get(destination)
         back_off = self.back_offs.get(site or "")
-        gates = [daemon.standing(), of_last_route(site, back_off)]
-        if all(gate.open for gate in gates[1:]):
-            gates.append(of_back_off(back_off, now))
+        if answer is not None:
+            gates = [daemon.standing(), *answer.gates]
+        else:
+            gates = [daemon.standing(), of_last_route(site, back_off)]
+            if all(gate.open for gate in gates[1:]):
+                gates.append(of_back_off(back_off, now))
+        if (unmet := of_unmet_policy(back_off, now)) is not None:
+            gates = [*(gate for gate in gates if gate.gate != "policy"), unmet]
         return site, gates
 
 

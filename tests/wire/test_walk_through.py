@@ -88,8 +88,8 @@ def test_a_policy_that_cannot_be_met(world: World, daemon: Daemon) -> None:
     daemon.logged("event=site-backs-off")
 
     said = asked(world, "explain", "bob@secure.example")
-    assert "  closed  back-off" in said
-    assert "TLS is required, and the server does not offer STARTTLS" in said
+    assert "  closed  policy " in said
+    assert "not met: TLS is required, and the server does not offer STARTTLS" in said
     assert "verify" in asked(world, "route", "secure.example")
 
 
