@@ -18,7 +18,17 @@ KEYS = {"subject", "kind", "at", "daemon", "message", "expires", "messages", "ex
 EXPLANATION_KEYS = {
     *("destination", "site", "recipients", "gates", "blocked_by", "until", "waiting", "waiting_at_site", "back_off"),
 }
-LIVE = ["route", "back-off", "window", "connection-rate", "message-rate", "active-limit", "max-connections", "daemon"]
+LIVE = [
+    "route",
+    "policy",
+    "back-off",
+    "window",
+    "connection-rate",
+    "message-rate",
+    "active-limit",
+    "max-connections",
+    "daemon",
+]
 
 
 @pytest.fixture
