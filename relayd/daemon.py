@@ -24,7 +24,8 @@ from relayd.attempt.manager import AttemptManager
 from relayd.census import LastCensus
 from relayd.clock import Clock
 from relayd.config import load
-from relayd.control import listen
+from relayd.control import Said, listen
+from relayd.desk import QueueDesk
 from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
@@ -115,7 +116,7 @@ class Daemon:
                 self._events(Warned(about="user", detail=AS_ROOT))
             spool = await self._open_spool(stack)
             await self._assemble(spool, stack)
-            control = listen(self._config.spool / "control", self._operator_changed_queue, self._manager.answers.answer)
+            control = listen(self._config.spool / "control", self._operator_changed_queue, self._answer)
             await stack.enter_async_context(control)
             keyed = keys.listen(self._config.spool / keys.NAME, lambda key: spool.queue.keyed(key, self._clock()))
             await stack.enter_async_context(keyed)
@@ -283,7 +284,20 @@ class Daemon:
             workers=lambda: relayers.running if isinstance(relayers, Pool) else 0,
             workers_wanted=self._processes,
             check_interval=lambda: self._config.relay.check_interval,
+            desk=QueueDesk(
+                spool.queue,
+                ask=self._manager.answers.answer,
+                changed=self._operator_changed_queue,
+                clock=self._clock,
+                retry=lambda: self._config.retry,
+                routes=lambda: [rule.name for rule in self._config.routes],
+            ),
         )
+
+    async def _answer(self, question: Said) -> Said | None:
+        if question.get("ask") == "top":
+            return await self._monitoring.top()
+        return await self._manager.answers.answer(question)
 
     def _report_settings(self) -> ReportSettings | None:
         settings = report_settings(self._config, self._identity)

@@ -12,16 +12,18 @@ import importlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from relayd import __version__
 from relayd.census import LastCensus
+from relayd.mail.events import Event
 from relayd.mail.figures import Figures
 from relayd.observe.metrics import Metrics
 from relayd.observe.observing import Observing
+from relayd.observe.pulse import BEAT, Pulse
 from relayd.observe.readings import Reading, SiteReading
 from relayd.observe.vitals import Vitals, ailments, unready
 from relayd.progress import Progress
@@ -31,7 +33,9 @@ from relayd.web.settings import HttpSettings
 
 if TYPE_CHECKING:
     from relayd.observe.exposition import Exposition
+    from relayd.web.api import Desk
     from relayd.web.server import HttpServer
+    from relayd.web.status import Stream
 
 TOP = 20  # sites that are told apart
 OTHER = "other"
@@ -53,6 +57,7 @@ class Sources:
     workers: Callable[[], int]
     workers_wanted: int
     check_interval: Callable[[], timedelta]
+    desk: Desk
 
 
 class Monitoring:
@@ -62,6 +67,8 @@ class Monitoring:
         self._observing = observing
         self._clock = clock
         self._metrics: Metrics | None = None
+        self._pulse: Pulse
+        self._stream: Stream | None = None
         self._sources: Sources
         self._exposition: Exposition
         self._server: HttpServer | None = None
@@ -116,13 +123,65 @@ class Monitoring:
             await self._sources.census.close()
 
     async def _serve(self, settings: HttpSettings) -> None:
-        web = await asyncio.to_thread(importlib.import_module, "relayd.web.server")
+        web = await asyncio.to_thread(importlib.import_module, "relayd.web.site")
         exposition = await asyncio.to_thread(importlib.import_module, "relayd.observe.exposition")
-        metrics = self._metrics = self._observing.also = Metrics()
+        metrics = self._measure()
         self._exposition = exposition.Exposition(self._observing.counters, metrics, self)
-        server = self._server = web.HttpServer(settings, web.machine_routes(self), self._observing)
+        self._stream = web.Stream(self._sources.census.look, self.snapshot, self.past)
+        server = self._server = web.site(settings, self, self._stream, self._sources.desk, self._observing)
         await server.follow()
-        self._tasks += [asyncio.create_task(server.run()), asyncio.create_task(_watch_loop(metrics))]
+        self._tasks.append(asyncio.create_task(server.run()))
+
+    def _measure(self) -> Metrics:
+        """Begin to measure, if nobody has wanted that yet."""
+        if self._metrics is None:
+            metrics = self._metrics = Metrics()
+            pulse = self._pulse = Pulse(self._observing.counters, metrics.delivery_age)
+
+            def told(event: Event) -> None:
+                metrics(event)
+                pulse(event)
+
+            self._observing.also = told
+            self._tasks += [asyncio.create_task(_watch_loop(metrics)), asyncio.create_task(self._beat())]
+        return self._metrics
+
+    async def _beat(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._pulse.beat(self._clock(), clock(), self._sources.scheduler.room.running)
+            if self._stream is not None and self._stream.clients:
+                await self._sources.census.look()
+                self._stream.shown()
+            await asyncio.sleep(BEAT)
+
+    # what people look at
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the status page shows of this instant."""
+        reading = self.read()
+        shown = asdict(reading)
+        if reading.queue is not None:
+            shown["queue"]["total"] = {how: sum(ages) for how, ages in reading.queue.counts.items()}
+        last = self._pulse.samples[-1] if self._pulse.samples else None
+        return shown | {
+            "at": self._clock().isoformat(timespec="seconds"),
+            "beat": BEAT,
+            "why": ailments(self._vitals()),
+            "sample": asdict(last) if last else None,
+            "setbacks": self._pulse.recent(),
+            "totals": self._observing.counters.snapshot(),
+        }
+
+    def past(self) -> dict[str, Any]:
+        """Return what it shows of the time before."""
+        return {"beat": BEAT, "samples": self._pulse.past()}
+
+    async def top(self) -> dict[str, Any]:
+        """Return both, to `relayd top`; from the first time on it is measured."""
+        self._measure()
+        await self._sources.census.look()
+        return {"now": self.snapshot(), "past": self.past()}
 
     # what programs ask
 
@@ -225,7 +284,14 @@ def _most_busy(sites: list[tuple[str, SiteState]], now: datetime) -> tuple[SiteR
 
 def _reading(key: str, state: SiteState, now: datetime) -> SiteReading:
     window = allowed(state, now)
-    return SiteReading(site=key, connections=state.running, window=window, back_off=_back_off(state, now))
+    return SiteReading(
+        site=key,
+        connections=state.running,
+        window=window,
+        back_off=_back_off(state, now),
+        failures=state.failures,
+        reason=state.reason or state.window.why,
+    )
 
 
 def _back_off(state: SiteState, now: datetime) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -10,6 +11,11 @@ import pytest
 # How long an example takes says more of the machine than of what is tested; a test has a time limit as a whole.
 hypothesis.settings.register_profile("relayd", deadline=None)
 hypothesis.settings.load_profile("relayd")
+
+# Who runs in the background, or under nohup(1), ignores these, and so would all that is started here.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 _SKIPS = pytest.StashKey[list[str]]()
 

@@ -27,6 +27,7 @@ TOP = {
     "daemon",
     "cli",
     "demo",
+    "desk",
     "view",
     "doctor",
     "sendmail",

@@ -12,9 +12,9 @@ import click
 
 from relayd.mail.address import Address
 from relayd.mail.duration import parse_duration
-from relayd.mail.errors import InvalidAddress
 from relayd.mail.pattern import parse_pattern
-from relayd.spool.selection import Chosen, Selection, Waiting
+from relayd.spool.selection import Chosen
+from relayd.view.selected import PARSED, WORDS, parse_sender, parse_waiting, selection_from
 
 
 class Words(click.ParamType[Any]):
@@ -32,24 +32,12 @@ class Words(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-def _sender(text: str) -> str:
-    """Return what `Selection.sender` has."""
-    if text in ("", "<>"):
-        return ""
-    if not text.removeprefix("@").count("@"):
-        return "@" + parse_pattern(text.removeprefix("@"))
-    try:
-        return str(Address.parse(text))
-    except InvalidAddress as error:
-        raise ValueError(str(error)) from None
-
-
 _OPTIONS = (
     click.option("--domain", type=Words("pattern", parse_pattern), help="To a domain, or to *.domain."),
-    click.option("--to", "recipient", type=Words("address", Address.parse), help="To this address."),
-    click.option("--sender", type=Words("address|domain", _sender), help="From an address, a domain, or <>."),
-    click.option("--site", default="", metavar="SITE", help="For a site, as `queue shape` names it."),
-    click.option("--status", type=click.Choice([waiting.value for waiting in Waiting]), help="That stand so."),
+    click.option("--to", type=Words("address", Address.parse), help="To this address."),
+    click.option("--sender", type=Words("address|domain", parse_sender), help="From an address, a domain, or <>."),
+    click.option("--site", metavar="SITE", help="For a site, as `queue shape` names it."),
+    click.option("--status", type=Words("|".join(WORDS), parse_waiting), help="That stand so."),
     click.option("--older", type=Words("duration", parse_duration), help='That arrived longer ago, as in "4h".'),
     click.option("--younger", type=Words("duration", parse_duration), help="That arrived less long ago."),
 )
@@ -60,18 +48,8 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def selected(*arguments: Any, **words: Any) -> Any:
-        now = datetime.now(UTC)
-        older, younger, status = words.pop("older"), words.pop("younger"), words.pop("status")
-        selection = Selection(
-            domain=words.pop("domain") or "",
-            recipient=words.pop("recipient"),
-            sender=words.pop("sender"),
-            site=words.pop("site"),
-            waiting=None if status is None else Waiting(status),
-            arrived_before=None if older is None else now - older,
-            arrived_after=None if younger is None else now - younger,
-        )
-        return command(*arguments, selection=selection, **words)
+        parsed = {name: words.pop(name) for name in PARSED}
+        return command(*arguments, selection=selection_from(parsed, datetime.now(UTC)), **words)
 
     for option in reversed(_OPTIONS):
         selected = option(selected)

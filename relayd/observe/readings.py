@@ -9,12 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReading:
-    """One site: relayers that run, how many it may have, seconds until it is tried again if it backs off."""
+    """One site: relayers that run, how many it may have, seconds until it is tried again if it backs off; how often in
+    a row it could not be used, and what was said then."""
 
     site: str
     connections: int
     window: int
     back_off: float
+    failures: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

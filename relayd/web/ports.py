@@ -27,13 +27,16 @@ Handler: TypeAlias = Callable[[web.Request, bool], Awaitable[web.StreamResponse]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers a GET of `path`.
+    """What answers a GET, or else `method`, of `path`.
 
-    `open`: without the token, too; the handler is told whether it was shown.  `streams`: it takes as long as it likes,
-    and sees itself that a client that does not read ends.
+    `guarded`: only where there is a token, and to whom has shown it.  `open`: without the token, too; the handler is
+    told whether it was shown.  `streams`: it takes as long as it likes, and sees itself that a client that does not
+    read ends.
     """
 
     path: str
     handler: Handler
     open: bool = False
     streams: bool = False
+    method: str = "GET"
+    guarded: bool = False

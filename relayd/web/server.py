@@ -3,7 +3,7 @@
 What the reader must not break:
 
     Mail never depends on it: a place that cannot be had is told of (part `http`), and tried again.
-    It answers GET and HEAD alone, and changes nothing.
+    Nothing is changed but by who has shown a token (`Route.guarded`); without one configured, by nobody.
     A request for a Host that is not ours, or without the token where there is one, learns nothing (admission.py).
     Clients cost little (connections.py), and no answer is kept by anybody on the way.
 """
@@ -121,7 +121,11 @@ class HttpServer:
         application = web.Application(middlewares=[self._answered])
         application.on_response_prepare.append(_dress)
         for route in self._routes.values():
-            application.router.add_get(route.path, partial(self._hand_over, route.handler))
+            answer = partial(self._hand_over, route.handler)
+            if route.method == "GET":
+                application.router.add_get(route.path, answer)
+            else:
+                application.router.add_route(route.method, route.path, answer)
         runner = web.AppRunner(
             application,
             handle_signals=False,
@@ -155,6 +159,8 @@ class HttpServer:
         route = self._routes.get(request.path)
         if not (self._is_known(request) or (route and route.open)):
             return web.Response(status=401, text="a token is needed\n", headers={"WWW-Authenticate": "Bearer"})
+        if route and route.guarded and not self._settings.token:
+            return web.Response(status=403, text="nothing can be changed here without http.token_file\n")
         try:
             async with asyncio.timeout(None if route and route.streams else PATIENCE):
                 return await handler(request)

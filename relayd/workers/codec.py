@@ -102,7 +102,7 @@ def _pack_recipient(one: Recipient) -> Packed:
     return (
         one.number,
         one.address.local_part,
-        one.destination,
+        one.address.domain,
         None if one.notify is None else one.notify.value,
         one.orcpt,
         one.status.value,
@@ -113,14 +113,14 @@ def _pack_recipient(one: Recipient) -> Packed:
         one.peer,
         _pack_time(one.attempted),
         one.possible_duplicate,
+        one.via,
     )
 
 
 def _recipient_of(packed: Packed) -> Recipient:
-    number, local_part, destination, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, duplicate = (
+    number, local_part, domain, notify, orcpt, status, attempts, due, reply, dsn, peer, attempted, duplicate, via = (
         packed
     )
-    via, _, domain = destination.rpartition("/")
     return Recipient(
         number=number,
         address=Address(local_part, domain),

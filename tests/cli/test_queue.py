@@ -291,7 +291,7 @@ def test_on_a_terminal_it_is_asked(relayd: CommandLine, answer: str, held: int) 
         (["--domain", "a b"], "a pattern is a domain, *.domain or *, not 'a b'"),
         (["--to", "nobody"], "not local-part@domain"),
         (["--older", "4"], 'must be a duration as "30s", "5m", "4h" or "5d", not \'4\''),
-        (["--status", "lost"], "'lost' is not one of"),
+        (["--status", "lost"], "status is queued, deferred, held, in-flight, not 'lost'"),
         (["--domain", "one.example", "ID"], "name messages by id, or say which by options, or give --all"),
     ],
 )

@@ -276,8 +276,7 @@ CLAIMING = (
     _bug(
         "mail that falls due is not looked for",
         "manager",
-        "        for due in await self._queue.due(now, self._scheduler.settings.active_limit):\n"
-        "            self._routes.mail_for(due.destination, due.recipients)\n",
+        "        for each in due:\n            self._routes.mail_for(each.destination, each.recipients)\n",
         "",
     ),
     _bug(
