@@ -22,6 +22,7 @@ COMMANDS = {  # each in a module of its own
     "route": "relayd.cli.route",
     "sendmail": "relayd.cli.sendmail",
     "tls-report": "relayd.cli.tls_report",
+    "top": "relayd.cli.top",
 }
 
 EXIT_CODES = """\

@@ -26,6 +26,7 @@ COMMANDS = [
     "queue",
     "sendmail",
     "tls-report",
+    "top",
 ] + [f"queue {verb}" for verb in ("list", "show", "hold", "release", "retry", "redirect", "remove", "shape", "stats")]
 
 
