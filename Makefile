@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 3# tests at once
 
 .PHONY: demo test check run format lint types tests many sweeps faults simulate mutations kill-sweep power-cut fuzz \
-        bench soak lock clean
+        bench soak lock man deb try-deb clean
 
 # What is installed is what the two lock files name, by version and by hash: requirements.lock has what relayd needs,
 # requirements-dev.lock that and all else.  relayd itself is built with what is there then.
@@ -100,6 +100,16 @@ lock:
 	$(VENV)/lock/bin/pip install --quiet 'uv>=0.9'
 	printf 'editables\nhatchling\n' | $(UV) - --output-file requirements.lock
 	$(UV) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+
+# Manual pages, from the command line's own help; a Debian package with all that it needs; the package, tried in a new root.
+man: $(BIN)/relayd
+	$(BIN)/python packaging/man.py build/man
+
+deb:
+	packaging/deb
+
+try-deb: deb
+	packaging/try-deb
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

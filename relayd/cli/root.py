@@ -12,6 +12,7 @@ from relayd.cli.where import CONFIG_VARIABLE, DEFAULT_CONFIG
 
 COMMANDS = {  # each in a module of its own
     "check-config": "relayd.cli.check",
+    "completion": "relayd.cli.completion",
     "demo": "relayd.cli.demo",
     "doctor": "relayd.cli.doctor",
     "explain": "relayd.cli.explain",

@@ -16,6 +16,7 @@ from tests.support.process import write_config
 COMMANDS = [
     "",
     "check-config",
+    "completion",
     "demo",
     "doctor",
     "explain",

@@ -1,0 +1,102 @@
+"""What the package is made of: manual pages, completions, scripts.  The package itself is tried by `make try-deb`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.cli.root import COMMANDS
+from tests.support.process import ROOT
+
+SCRIPTS = sorted(path for path in (ROOT / "packaging").iterdir() if path.suffix != ".py" and path.is_file())
+
+
+@pytest.fixture(scope="module")
+def man() -> Any:
+    spec = importlib.util.spec_from_file_location("man", ROOT / "packaging" / "man.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages(man: Any) -> dict[str, str]:
+    found: Iterator[tuple[str, str]] = man.pages()
+    return dict(found)
+
+
+def test_every_command_has_a_page_and_every_page_says_what_its_help_does(pages: dict[str, str]) -> None:
+    names = {f"relayd-{name}.8" for name in COMMANDS if name != "sendmail"}
+
+    assert set(pages) == {"relayd.8", "relayd-sendmail.1", "relayd.toml.5", *names}
+    assert "\\-\\-no\\-transcripts" in pages["relayd-history.8"]
+    assert "redirect" in pages["relayd-queue.8"]
+    assert "max_messages_per_connection" in pages["relayd.toml.5"]
+    assert "hdrs" in pages["relayd-sendmail.1"]
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+def test_no_page_is_misunderstood_by_groff(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        done = subprocess.run(
+            ["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z"], input=page, capture_output=True, text=True, timeout=60
+        )
+        assert (name, done.returncode, done.stderr) == (name, 0, "")
+
+
+def test_what_roff_would_take_for_its_own_is_escaped(man: Any) -> None:
+    assert man.escaped(".SH\\ 'x' --y") == "\\&.SH\\e \\(aqx\\(aq \\-\\-y"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.name))
+def test_a_script_is_one(script: Path) -> None:
+    shell = script.read_text().splitlines()[0].removeprefix("#!")
+
+    assert os.access(script, os.X_OK)
+    assert subprocess.run([shell, "-n", str(script)], capture_output=True, timeout=60).stderr == b""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Where `relayd` is a command."""
+    command = tmp_path / "relayd"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m relayd "$@"\n')
+    command.chmod(0o755)
+    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+def completed(environment: dict[str, str], words: str) -> list[str]:
+    """Return what bash offers at the end of a command line."""
+    program = f"""
+        source <(relayd completion bash)
+        COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+        _relayd_completion relayd
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_and_options(environment: dict[str, str]) -> None:
+    assert completed(environment, "relayd ex") == ["explain"]
+    assert set(completed(environment, "relayd queue re")) == {"redirect", "release", "remove", "retry"}
+    assert "--no-transcripts" in completed(environment, "relayd history --no")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_theirs(shell: str) -> None:
+    command = [sys.executable, "-m", "relayd", "completion", shell]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0
+    assert "_RELAYD_COMPLETE" in done.stdout
