@@ -1,6 +1,6 @@
-"""The package's maintainer scripts, run as dpkg does, but in a place of their own; calls of systemd's programs are noted.
+"""The package's maintainer scripts, run as dpkg does, but in a place of their own.
 
-What systemd itself makes of them is seen by `make try-deb`.
+Calls of systemd's programs are noted, not done; what systemd itself makes of them is seen by `make try-deb`.
 """
 
 from __future__ import annotations
