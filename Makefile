@@ -109,7 +109,7 @@ deb:
 	packaging/deb
 
 try-deb: deb
-	packaging/try-deb
+	timeout 900 packaging/try-deb
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
