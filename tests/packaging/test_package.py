@@ -15,7 +15,9 @@ import pytest
 from relayd.cli.root import COMMANDS
 from tests.support.process import ROOT
 
-SCRIPTS = sorted(path for path in (ROOT / "packaging").iterdir() if path.is_file() and path.read_text().startswith("#!"))
+SCRIPTS = sorted(
+    path for path in (ROOT / "packaging").iterdir() if path.is_file() and path.read_text().startswith("#!")
+)
 
 
 @pytest.fixture(scope="module")
