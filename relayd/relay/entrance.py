@@ -17,6 +17,7 @@ from relayd.relay.connection import Dialling, NewSocket, connect
 from relayd.relay.handshake import Handshake
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
+from relayd.relay.ports import Permit
 from relayd.relay.run_token import RunToken
 from relayd.relay.saying import Encrypt, Patience, TlsFailed
 from relayd.relay.settings import RelaySettings
@@ -54,6 +55,7 @@ class Entrance:
         clock: Callable[[], datetime],
         new_socket: NewSocket,
         token: RunToken,
+        permit: Permit | None = None,
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
@@ -68,6 +70,8 @@ class Entrance:
         self._partings = partings
         self._clock = clock
         self._token = token
+        self._permit = permit
+        self._stirring = stirring
         self._dialling = Dialling(
             hostname=settings.hostname,
             timeouts=settings.timeouts,
@@ -129,6 +133,9 @@ class Entrance:
         except OSError as error:
             return Deferred(scope=Scope.HOST, reason=f"our TLS cannot be set up: {error}", status=UNTRUSTED)
         handshake = Handshake(context, self._demand, proof, self._target.host.name)
+        if self._permit is not None:
+            with self._stirring.waiting_for_us():
+                await self._permit()
         try:
             wire = await self._connect(handshake)
         except TlsHandshakeFailed as error:

@@ -23,6 +23,7 @@ from relayd.mail.route import Site
 from relayd.mail.tls import TlsWish
 from relayd.relay.equipment import Equipment
 from relayd.relay.overdue import ending_overdue
+from relayd.relay.ports import Permit
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.requirements import needs_requiretls
 from relayd.relay.round import Round, Work
@@ -56,10 +57,12 @@ class Ended:
 
 
 class Relayer:
-    """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
+    """One run.  `run` is called once; `finish` and `stirred` may be at any time.  `permit` is asked before each
+    connection, if there is one."""
 
-    def __init__(self, site: Site, equipment: Equipment) -> None:
+    def __init__(self, site: Site, equipment: Equipment, permit: Permit | None = None) -> None:
         self._site = site
+        self._permit = permit
         self._equipment = equipment
         self._stirring = Stirring(asyncio.get_running_loop().time)
         self._finishing = False
@@ -91,6 +94,7 @@ class Relayer:
             withdrawn=[],
             stirring=self._stirring,
             token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
+            permit=self._permit,
             domains=_domains(deliveries),
             reported=_domains(reported),
         )

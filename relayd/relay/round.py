@@ -30,6 +30,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.equipment import Equipment
 from relayd.relay.exchange import Exchange
+from relayd.relay.ports import Permit
 from relayd.relay.reporter import Reporter
 from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
@@ -54,6 +55,7 @@ class Work:
     withdrawn: list[Load]
     stirring: Stirring
     token: RunToken
+    permit: Permit | None
     domains: tuple[str, ...]
     reported: tuple[str, ...]
 
@@ -176,6 +178,7 @@ class Round:
             clock=self._equipment.clock,
             new_socket=self._equipment.new_socket,
             token=self._work.token,
+            permit=self._work.permit,
         )
         result: Established | Deferred | Failed
         try:

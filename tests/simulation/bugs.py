@@ -265,11 +265,11 @@ CLAIMING = (
         quiet=True,
     ),
     _bug(
-        "the rate of connections is ignored",
-        "schedule.gates",
-        _ALL_GATES,
-        "    return back_off(site, now) or window(site, now) or message_rate(site, now)\n",
-        tempers=EASY,
+        "a run is counted as one connection, however many it makes",
+        "relay.entrance",
+        "        if self._permit is not None:\n",
+        "        if self._permit is not None and self.connects == 1:\n",
+        tempers=EASY | {"offers": ("PIPELINING", "STARTTLS")},
         rules={"connection_rate": "3/1m", "per_connection": 1},
         quiet=True,
     ),
@@ -338,6 +338,24 @@ SPOOLING = (
 )
 
 OTHERS = (
+    Mutation(
+        name="the rate of connections is ignored",
+        edits=(
+            Edit(
+                module="schedule.gates",
+                before=_ALL_GATES,
+                after="    return back_off(site, now) or window(site, now) or message_rate(site, now)\n",
+            ),
+            Edit(
+                module="schedule.scheduler",
+                before="            if not state.connections.room(rate, now):\n",
+                after="            if False:\n",
+            ),
+        ),
+        tempers=EASY,
+        rules={"connection_rate": "3/1m", "per_connection": 1},
+        quiet=True,
+    ),
     Mutation(
         name="a mark of a possible duplicate is lost at the next attempt",
         edits=(

@@ -20,14 +20,17 @@ class Limits:
         self._open: set[int] = set()
         self._open_at: dict[int, set[int]] = {n: set() for n in range(len(scenario.sites))}
         self.most_open = 0
-        self.opened: dict[int, list[float]] = {n: [] for n in range(len(scenario.sites))}  # when connections were
+        self.tried: dict[int, list[float]] = {n: [] for n in range(len(scenario.sites))}  # when connections were
         self._network = network
+        network.dialled = self._dialled
         network.opened = self._opened
         network.counted_out = self._closed
 
+    def _dialled(self, address: str) -> None:
+        self.tried[self._site_of[address]].append(self._network.agenda.now)
+
     def _opened(self, connection: Connection) -> None:
         at_site = self._open_at[self._site_of[connection.address]]
-        self.opened[self._site_of[connection.address]].append(self._network.agenda.now)
         self._open.add(connection.number)
         at_site.add(connection.number)
         self.most_open = max(self.most_open, len(self._open))

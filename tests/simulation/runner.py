@@ -97,6 +97,10 @@ class Run:
             if self._over:  # killed while it stopped: another start has to clean up
                 self._over = False
                 world.agenda.after(LOOK, self._look)
+        except Broken:
+            start.abandon()
+            loop.abandon()
+            raise
         except (QueueError, OSError) as error:
             if start.started:
                 world.facts.breach(f"the daemon ended: {error!r}")
@@ -104,6 +108,7 @@ class Run:
             start.abandon()
             loop.abandon()
         finally:
+            loop.close()
             self._steps += loop.steps
             for each in loop.unhandled:
                 world.facts.breach(f"unhandled: {each}")
