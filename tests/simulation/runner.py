@@ -97,16 +97,16 @@ class Run:
             if self._over:  # killed while it stopped: another start has to clean up
                 self._over = False
                 world.agenda.after(LOOK, self._look)
-        except Broken:
-            start.abandon()
-            loop.abandon()
-            raise
         except (QueueError, OSError) as error:
             if start.started:
                 world.facts.breach(f"the daemon ended: {error!r}")
             world.facts.injected["start failed"] += 1
             start.abandon()
             loop.abandon()
+        except BaseException:
+            start.abandon()
+            loop.abandon()
+            raise
         finally:
             loop.close()
             self._steps += loop.steps
