@@ -27,7 +27,7 @@ from tests.simulation.temper import Temper
 
 ROOT = Path(__file__).parents[2]
 PARTS = 8  # tests that may run at once
-FIXED, DAILY = 80, 80  # seeds of each part
+FIXED, DAILY = 120, 180  # seeds of each part
 SQLITE_PARTS, ON_SQLITE = 2, 40
 BURSTS = (8, 24)
 KILLED_WHILE_STARTING = (2, 3, 45, 54)
