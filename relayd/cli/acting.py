@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from relayd.cli.progress import Progress
-from relayd.cli.selecting import agreed, selecting
+from relayd.cli.selecting import Words, agreed, selecting
+from relayd.cli.shells import ROUTES
 from relayd.cli.spool import SpoolBeside
 from relayd.control import knock
 from relayd.mail.errors import RelaydError
@@ -167,7 +168,12 @@ async def _bounce(queue: SqliteQueue, message_ids: Collection[str]) -> int:
 
 
 @verb("Send messages by another route, and try them now.", "redirect")
-@click.option("--route", required=True, metavar="NAME", help="A [[route]]; `-`: where they would go of themselves.")
+@click.option(
+    "--route",
+    type=Words("name", str, [ROUTES]),
+    required=True,
+    help="A [[route]]; `-`: where they would go of themselves.",
+)
 def redirect(spool: SpoolBeside, route: str) -> Verb:
     """See its help."""
     if route != "-" and route not in (names := [rule.name for rule in spool.config.routes]):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from relayd.mail.address import Address
 from relayd.mail.duration import parse_duration
@@ -18,11 +19,12 @@ from relayd.view.selected import PARSED, WORDS, parse_sender, parse_waiting, sel
 
 
 class Words(click.ParamType[Any]):
-    """What a function makes of words; its ValueError is told."""
+    """What a function makes of words; its ValueError is told.  `known` are all that it takes, where these are few."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], Any], known: Sequence[str] = ()) -> None:
         self.name = name
         self._parse = parse
+        self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return what was meant."""
@@ -31,13 +33,17 @@ class Words(click.ParamType[Any]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what begins so."""
+        return [CompletionItem(word) for word in self._known if word.startswith(incomplete)]
+
 
 _OPTIONS = (
     click.option("--domain", type=Words("pattern", parse_pattern), help="To a domain, or to *.domain."),
     click.option("--to", type=Words("address", Address.parse), help="To this address."),
     click.option("--sender", type=Words("address|domain", parse_sender), help="From an address, a domain, or <>."),
     click.option("--site", metavar="SITE", help="For a site, as `queue shape` names it."),
-    click.option("--status", type=Words("|".join(WORDS), parse_waiting), help="That stand so."),
+    click.option("--status", type=Words("|".join(WORDS), parse_waiting, WORDS), help="That stand so."),
     click.option("--older", type=Words("duration", parse_duration), help='That arrived longer ago, as in "4h".'),
     click.option("--younger", type=Words("duration", parse_duration), help="That arrived less long ago."),
 )

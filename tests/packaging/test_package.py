@@ -1,4 +1,4 @@
-"""What the package is made of: manual pages, completions, scripts.  The package itself is tried by `make try-deb`."""
+"""What the package is made of: manual pages, scripts.  The package itself is tried by `make try-deb`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,39 +63,3 @@ def test_a_script_is_one(script: Path) -> None:
 
     assert os.access(script, os.X_OK)
     assert subprocess.run([shell, "-n", str(script)], capture_output=True, timeout=60).stderr == b""
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Where `relayd` is a command."""
-    command = tmp_path / "relayd"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m relayd "$@"\n')
-    command.chmod(0o755)
-    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-
-
-def completed(environment: dict[str, str], words: str) -> list[str]:
-    """Return what bash offers at the end of a command line."""
-    program = f"""
-        source <(relayd completion bash)
-        COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-        _relayd_completion relayd
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    return done.stdout.split()
-
-
-def test_bash_completes_commands_and_options(environment: dict[str, str]) -> None:
-    assert completed(environment, "relayd ex") == ["explain"]
-    assert set(completed(environment, "relayd queue re")) == {"redirect", "release", "remove", "retry"}
-    assert "--no-transcripts" in completed(environment, "relayd history --no")
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_theirs(shell: str) -> None:
-    command = [sys.executable, "-m", "relayd", "completion", shell]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-    assert done.returncode == 0
-    assert "_RELAYD_COMPLETE" in done.stdout
