@@ -172,14 +172,16 @@ def _in_use(site: SiteState, now: datetime) -> str:
     return f"{in_use} ({site.window.why})" if site.window.why else in_use
 
 
-def _left(rate: Rate | None, meter: Meter, now: datetime) -> str:
-    return "no limit" if rate is None else f"at most {rate}; {meter.room(rate, now)} at once now"
+def _left(rate: Rate | None, meter: Meter, now: datetime, *, bespoken: int = 0) -> str:
+    return "no limit" if rate is None else f"at most {rate}; {meter.room(rate, now) - bespoken} at once now"
 
 
 _OPEN: dict[str, Callable[[SiteState, datetime], str]] = {
     "back-off": _probe,
     "window": _in_use,
-    "connection-rate": lambda site, now: _left(site.limits.connection_rate, site.connections, now),
+    "connection-rate": lambda site, now: _left(
+        site.limits.connection_rate, site.connections, now, bespoken=site.connecting
+    ),
     "message-rate": lambda site, now: _left(site.limits.message_rate, site.messages, now),
 }
 _ROOM: dict[str, Callable[[Room], str]] = {

@@ -29,9 +29,8 @@ from relayd.intake import Intake
 from relayd.mail.errors import QueueError
 from relayd.mail.events import ClockLeapt, Events, Trouble
 from relayd.mail.message import Message
-from relayd.mail.route import Site
 from relayd.orphans import Orphans
-from relayd.ports import Attempts, Pickup, Queue, Relayer, Router, Spool
+from relayd.ports import Attempts, NewRelayer, Pickup, Queue, Router, Spool
 from relayd.progress import Progress
 from relayd.relays import Relays
 from relayd.routes import Routes
@@ -71,7 +70,7 @@ class RelayManager:
         queue: Queue,
         router: Router,
         attempts: Attempts,
-        new_relayer: Callable[[Site], Relayer],
+        new_relayer: NewRelayer,
         clock: Callable[[], datetime],
         events: Events,
         take_leap: Callable[[], Leap] = Leap,
@@ -118,6 +117,7 @@ class RelayManager:
             events=events,
             monotonic=monotonic,
             over=self._relayer_ended,
+            changed=self.wake,
         )
         self._intake = Intake(
             pickup, spool, arrived=self._routes.arrived, health=self._health, events=events, monotonic=monotonic

@@ -5,7 +5,7 @@ The promises behind each method are with those who keep them; here is what the m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -149,6 +149,13 @@ class Relayer(Protocol):
         """Whether this one's outcomes were reported; of interest when `run` has raised."""
 
     def finish(self) -> None: ...
+
+
+class NewRelayer(Protocol):
+    """Makes relayers."""
+
+    def __call__(self, site: Site, permit: Callable[[], Awaitable[None]] | None = None) -> Relayer:
+        """Return a relayer for `site`, not running yet; it awaits `permit` before each connection, if there is one."""
 
 
 class Attempts(Protocol):

@@ -15,7 +15,7 @@ from relayd.relay.equipment import Equipment
 from relayd.relay.hosts import HostMemory, Shuffle
 from relayd.relay.partings import Partings
 from relayd.relay.plans import PlanMemory
-from relayd.relay.ports import Ports
+from relayd.relay.ports import Permit, Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Relayer
 from relayd.relay.settings import RelaySettings
@@ -73,9 +73,9 @@ class Relayers:
         self._equipment = replace(self._equipment, settings=settings)
         self._equipment.contexts.reload()
 
-    def new(self, site: Site) -> Relayer:
+    def new(self, site: Site, permit: Permit | None = None) -> Relayer:
         """Return a relayer for `site`, not running yet."""
-        return Relayer(site, self._equipment)
+        return Relayer(site, self._equipment, permit)
 
     async def close(self) -> None:
         """See the last connections off."""

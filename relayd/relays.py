@@ -24,14 +24,15 @@ from relayd.mail.events import Events, Trouble
 from relayd.mail.outcome import Deferred, Failed, Scope
 from relayd.mail.refusal import Refusal, refusal, stated_connections
 from relayd.mail.reply import EnhancedStatus, Reply
-from relayd.mail.route import Site
-from relayd.ports import Attempts, Ended, Relayer
+from relayd.permit import Permit
+from relayd.ports import Attempts, Ended, NewRelayer, Relayer
 from relayd.routes import Routes
 from relayd.schedule.scheduler import NOTHING, Complaint, Course, Scheduler, Turn
 
 
 class Relays:
-    """See the module.  `tasks` are those whose end a stop waits for; `over` is called at the end of each."""
+    """See the module.  `tasks` are those whose end a stop waits for; `over` is called at the end of each,
+    `changed` when another may be started."""
 
     def __init__(
         self,
@@ -40,11 +41,12 @@ class Relays:
         routes: Routes,
         claims: Claims,
         attempts: Attempts,
-        new_relayer: Callable[[Site], Relayer],
+        new_relayer: NewRelayer,
         clock: Callable[[], datetime],
         events: Events,
         monotonic: Callable[[], float],
         over: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._routes = routes
@@ -55,6 +57,7 @@ class Relays:
         self._events = events
         self._monotonic = monotonic
         self._over = over
+        self._changed = changed
         self._running: dict[Relayer, tuple[str, asyncio.Task[None]]] = {}
         self._hung: set[Relayer] = set()
         self.stopping = False
@@ -82,24 +85,27 @@ class Relays:
         """Use a turn."""
         deliveries: list[Delivery] = []
         course = NOTHING
+        permit = Permit(self._scheduler, turn.site, self._clock, self._changed) if turn.limited else None
         try:
             try:
                 deliveries = await self._claims.claim(turn.destinations, turn.batch)
             finally:
                 self._scheduler.taken(turn, len(deliveries), self._clock())
             if deliveries:
-                course = await self._send(turn.site, deliveries)
+                course = await self._send(turn.site, deliveries, permit)
         finally:
             self._claims.over(deliveries)
+            if permit is not None:
+                permit.over()
             self._scheduler.ended(turn, len(deliveries), self._clock(), course)
             self._routes.forget_unknown(turn.site)
             self._over()
 
-    async def _send(self, site: str, deliveries: list[Delivery]) -> Course:
+    async def _send(self, site: str, deliveries: list[Delivery], permit: Permit | None) -> Course:
         if self.stopping:  # since the claim was begun
             await self._claims.give_back(deliveries)
             return NOTHING
-        relayer = self.new_relayer(self._routes.site(site))
+        relayer = self.new_relayer(self._routes.site(site), permit)
         began = self._monotonic()
         try:
             ended = await self._run(site, relayer, deliveries)

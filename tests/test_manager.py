@@ -209,7 +209,7 @@ async def test_hurrying_aborts_relayers() -> None:
     world = World(waiting={"a.test": 3})
     hurry = asyncio.Event()
     async with managing(world) as manager:
-        manager._relays.new_relayer = lambda site: Stubborn(world)
+        manager._relays.new_relayer = lambda site, permit=None: Stubborn(world)
         await until(lambda: world.running)
         stopping = asyncio.create_task(manager.stop(hurry, timedelta(hours=1)))
         for _ in range(5):
@@ -499,7 +499,7 @@ async def test_a_stop_does_not_wait_for_a_queue_that_takes_no_outcomes(monkeypat
 
     world = World(waiting={"a.test": 1})
     async with managing(world) as manager:
-        manager._relays.new_relayer = lambda site: Recording(world)
+        manager._relays.new_relayer = lambda site, permit=None: Recording(world)
         await until(lambda: world.running)
         async with asyncio.timeout(5):
             await manager.stop(asyncio.Event(), timedelta(milliseconds=10))

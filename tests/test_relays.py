@@ -48,7 +48,7 @@ async def test_a_connection_refused_while_others_are_served_makes_no_back_off() 
 
     world = World(waiting={"limited.test": 2000})
     async with managing(world, max_connections_per_site=5) as manager:
-        manager._relays.new_relayer = lambda site: Limited(world)
+        manager._relays.new_relayer = lambda site, permit=None: Limited(world)
         await until(lambda: len(world.sent) == 2000)
 
     assert most == 3
@@ -65,7 +65,7 @@ async def test_a_relayer_without_a_sign_of_life_is_given_up_and_its_mail_tried_a
 
     world = World(waiting={"hung.test": 3})
     async with managing(world, watchdog=timedelta(milliseconds=200)) as manager:
-        manager._relays.new_relayer = lambda site: Hung(world)
+        manager._relays.new_relayer = lambda site, permit=None: Hung(world)
         await until(lambda: len(world.settled) == 3)
 
     assert {reason for _, reason in world.settled} == {"internal error: TimeoutError"}
@@ -85,7 +85,7 @@ async def test_a_relayer_that_stirs_is_left_alone() -> None:
 
     world = World(waiting={"slow.test": 3})
     async with managing(world, watchdog=timedelta(milliseconds=200)) as manager:
-        manager._relays.new_relayer = lambda site: Slow(world)
+        manager._relays.new_relayer = lambda site, permit=None: Slow(world)
         await until(lambda: len(world.sent) == 3)
 
     assert not [event for event in world.events if isinstance(event, Trouble) and event.part == "watchdog"]
@@ -103,7 +103,7 @@ async def test_stopping_while_a_relayer_hangs_does_not_wait_for_the_watchdog() -
 
     world = World(waiting={"hung.test": 1})
     async with managing(world) as manager:
-        manager._relays.new_relayer = lambda site: Hung(world)
+        manager._relays.new_relayer = lambda site, permit=None: Hung(world)
         await until(lambda: world.running)
         hurry = asyncio.Event()
         hurry.set()

@@ -18,6 +18,7 @@ from relayd.relay.connection import Dialling, NewSocket, connect
 from relayd.relay.handshake import Handshake
 from relayd.relay.opening import Opened, Opening, opening
 from relayd.relay.partings import Partings
+from relayd.relay.ports import Permit
 from relayd.relay.run_token import RunToken
 from relayd.relay.saying import Encrypt, Patience, Say, TlsFailed
 from relayd.relay.settings import RelaySettings
@@ -58,6 +59,7 @@ class Entrance:
         new_socket: NewSocket,
         token: RunToken,
         note: Callable[[bytes | Reply | str], None],
+        permit: Permit | None = None,
     ) -> None:
         self.connects = 0
         self.throttled: Reply | None = None
@@ -73,6 +75,8 @@ class Entrance:
         self._clock = clock
         self._token = token
         self._note = note
+        self._permit = permit
+        self._stirring = stirring
         self._dialling = Dialling(
             hostname=settings.hostname,
             timeouts=settings.timeouts,
@@ -142,6 +146,9 @@ class Entrance:
         except OSError as error:
             return Deferred(scope=Scope.HOST, reason=f"our TLS cannot be set up: {error}", status=UNTRUSTED)
         handshake = Handshake(context, self._demand, proof, self._target.host.name)
+        if self._permit is not None:
+            with self._stirring.waiting_for_us():
+                await self._permit()
         try:
             wire = await self._connect(handshake)
         except TlsHandshakeFailed as error:

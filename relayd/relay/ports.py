@@ -83,6 +83,7 @@ class InHand(Protocol):
 
 Sessions = Callable[[TlsSession], None]  # learns how TLS went, once for each connection; does not block
 Measured = Callable[[Figures], None]  # learns what a run measured, once, at its end; does not block
+Permit = Callable[[], Awaitable[None]]  # is awaited before each connection; returns when it may be made
 Withdrawn = Callable[[str], bool]  # whether an operator has held or removed the message of this id meanwhile
 
 

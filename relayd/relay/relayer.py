@@ -25,6 +25,7 @@ from relayd.mail.tls import TlsWish
 from relayd.mail.transcript import Transcript
 from relayd.relay.equipment import Equipment
 from relayd.relay.overdue import ending_overdue
+from relayd.relay.ports import Permit
 from relayd.relay.reporter import Reporter, until_done
 from relayd.relay.requirements import needs_requiretls
 from relayd.relay.round import Round, Work
@@ -60,10 +61,12 @@ class Ended:
 
 
 class Relayer:
-    """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
+    """One run.  `run` is called once; `finish` and `stirred` may be at any time.  `permit` is asked before each
+    connection, if there is one."""
 
-    def __init__(self, site: Site, equipment: Equipment) -> None:
+    def __init__(self, site: Site, equipment: Equipment, permit: Permit | None = None) -> None:
         self._site = site
+        self._permit = permit
         self._equipment = equipment
         self._stirring = Stirring(asyncio.get_running_loop().time)
         self._finishing = False
@@ -101,6 +104,7 @@ class Relayer:
             figures=figures,
             token=RunToken(self._site, equipment.ports.tokens, secrecy, self._stirring),
             remarks=Remarks(equipment.clock),
+            permit=self._permit,
             domains=_domains(deliveries),
             reported=_domains(reported),
         )

@@ -31,6 +31,7 @@ from relayd.relay.engines import engine_for
 from relayd.relay.entrance import Entrance, Established
 from relayd.relay.equipment import Equipment
 from relayd.relay.exchange import Exchange
+from relayd.relay.ports import Permit
 from relayd.relay.reporter import Reporter
 from relayd.relay.run_token import RunToken
 from relayd.relay.stirring import Stirring
@@ -58,6 +59,7 @@ class Work:
     figures: Figures
     token: RunToken
     remarks: Remarks
+    permit: Permit | None
     domains: tuple[str, ...]
     reported: tuple[str, ...]
 
@@ -183,6 +185,7 @@ class Round:
             new_socket=self._equipment.new_socket,
             token=self._work.token,
             note=self._work.remarks.note,
+            permit=self._work.permit,
         )
         result: Established | Deferred | Failed
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from relayd.schedule.rate import UNUSED, Meter, Rate
+from relayd.schedule.rate import UNUSED, Meter
 from relayd.schedule.settings import SiteLimits
 from relayd.schedule.window import Window
 
@@ -22,6 +22,7 @@ class SiteState:
 
     `due` has, for each destination with mail that may be tried now, how many recipients are thought to wait: an
     estimate, never less than one; `fresh` are those of them that were named since a relayer last began to claim.
+    `connecting` of the `running` relayers are about to connect, or wait until they may.
     `failures` counts attempts in a row that could not use the site at all.  `quick` says whether the last relayer
     needed little time for each message.  `rule` is the number of the [[site]] table that `limits` come from;
     `opens_at` is when a gate opens for which the scheduler waits.
@@ -33,6 +34,7 @@ class SiteState:
     due: dict[str, int] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
     running: int = 0
+    connecting: int = 0
     failures: int = 0
     retry_at: datetime | None = None
     reason: str = ""
@@ -92,19 +94,21 @@ def window(site: SiteState, now: datetime) -> Verdict | None:
 
 
 def connection_rate(site: SiteState, now: datetime) -> Verdict | None:
-    """At most so many connections in a time."""
-    return _rate("connection-rate", site.limits.connection_rate, site.connections, now)
+    """At most so many connections in a time; relayers that were started, and have yet to connect, come first."""
+    rate, wanted = site.limits.connection_rate, site.connecting + 1
+    if rate is None or wanted <= site.connections.room(rate, now):
+        return None
+    until = site.connections.open_at(rate, now, wanted) if wanted <= rate.burst else None
+    why = f"at most {rate}; {site.connecting} before it have yet to connect" if site.connecting else f"at most {rate}"
+    return Verdict(gate="connection-rate", until=until, why=why)
 
 
 def message_rate(site: SiteState, now: datetime) -> Verdict | None:
     """At most so many messages in a time."""
-    return _rate("message-rate", site.limits.message_rate, site.messages, now)
-
-
-def _rate(gate: str, rate: Rate | None, meter: Meter, now: datetime) -> Verdict | None:
-    if rate is None or meter.room(rate, now) > 0:
+    rate = site.limits.message_rate
+    if rate is None or site.messages.room(rate, now) > 0:
         return None
-    return Verdict(gate=gate, until=meter.open_at(rate, now), why=f"at most {rate}")
+    return Verdict(gate="message-rate", until=site.messages.open_at(rate, now), why=f"at most {rate}")
 
 
 GATES: dict[str, Callable[[SiteState, datetime], Verdict | None]] = {

@@ -69,9 +69,9 @@ class Meter:
         """Return how many units may be taken at `now`."""
         return max(0, (rate.interval * rate.burst - self._behind(rate, now)) // rate.interval)
 
-    def open_at(self, rate: Rate, now: datetime) -> datetime:
-        """Return when the next unit may be taken: `now` if there is room."""
-        return now + max(self._behind(rate, now) - rate.interval * (rate.burst - 1), timedelta(0))
+    def open_at(self, rate: Rate, now: datetime, units: int = 1) -> datetime:
+        """Return when so many units, of at most a burst, may be taken at once: `now` if there is room."""
+        return now + max(self._behind(rate, now) - rate.interval * (rate.burst - units), timedelta(0))
 
     def taken(self, rate: Rate, units: int, now: datetime) -> Meter:
         """Return the meter after units were taken at `now`; a negative number gives some back."""

@@ -4,6 +4,7 @@ Pure: time is an argument, there is no I/O.  Invariants, checked by tests/schedu
 
     A site is in the turn order if and only if it has due mail and all its gates are open.
     At most as many relayers run for one site as its window allows; one while it has not recovered.
+    No site is connected to more often than its rate says, whatever its relayers are.
     At most `max_connections` relayers run; of those at most `unreserved` for sites that are not quick, or have one.
     Deliveries in core never exceed `active_limit`.
     No site waits for more than one full turn of the others.
@@ -39,11 +40,15 @@ QUICK = timedelta(seconds=2)  # for each message, connecting included
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A site's turn: a relayer may be started for it and claim up to `batch` deliveries at `destinations`."""
+    """A site's turn: a relayer may be started for it and claim up to `batch` deliveries at `destinations`.
+
+    `limited`: the site has a connection_rate, so the relayer wants to connect and has to ask before it does.
+    """
 
     site: str
     destinations: tuple[str, ...]
     batch: int
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +190,28 @@ class Scheduler:
                 state.retry_at += by
             self._place(site, now)
 
+    # who connects
+
+    def wants_to_connect(self, site: str, now: datetime) -> None:
+        """A relayer of a limited turn is to connect once more."""
+        self._sites[site].connecting += 1
+        self._place(site, now)
+
+    def connects(self, site: str, now: datetime) -> datetime | None:
+        """A relayer that wants to connect is about to: None if it may, which is counted; else when to ask again."""
+        state = self._sites[site]
+        if rate := state.limits.connection_rate:
+            if not state.connections.room(rate, now):
+                return state.connections.open_at(rate, now)
+            state.connections = state.connections.taken(rate, 1, now)
+        self.wants_no_more(site, now)
+        return None
+
+    def wants_no_more(self, site: str, now: datetime) -> None:
+        """A relayer that wanted to connect has connected, or will not; that must be told before it has `ended`."""
+        self._sites[site].connecting -= 1
+        self._place(site, now)
+
     # what to do
 
     def next(self, now: datetime) -> Turn | None:
@@ -202,11 +229,11 @@ class Scheduler:
         self._reserved.pop(site, None)
         state = self._sites[site]
         batch = min(self._batch(state, now), room)
-        turn = Turn(site=site, destinations=_chosen(state, batch), batch=batch)
+        limited = state.limits.connection_rate is not None
+        turn = Turn(site=site, destinations=_chosen(state, batch), batch=batch, limited=limited)
         state.fresh.difference_update(turn.destinations)
         state.messages = _given_back(state, -batch, now)
-        if state.limits.connection_rate:
-            state.connections = state.connections.taken(state.limits.connection_rate, 1, now)
+        state.connecting += limited
         state.running += 1
         self._running += 1
         self._in_core += batch

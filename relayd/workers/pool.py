@@ -21,6 +21,7 @@ from relayd.health import Health
 from relayd.mail.errors import QueueError
 from relayd.mail.events import HeldAfterDeaths, Marked, WorkerDied
 from relayd.mail.route import Site
+from relayd.relay.ports import Permit
 from relayd.relay.settings import RelaySettings
 from relayd.spool.notes import Claimed, Noted, read
 from relayd.workers.ports import PoolPorts
@@ -81,9 +82,9 @@ class Pool:
 
     # what the daemon asks
 
-    def new(self, site: Site) -> RemoteRelayer:
+    def new(self, site: Site, permit: Permit | None = None) -> RemoteRelayer:
         """Return a relayer for `site`, not running yet."""
-        return RemoteRelayer(site, self)
+        return RemoteRelayer(site, self, permit)
 
     def reload(self, settings: RelaySettings) -> None:
         """Let relayers from now on use other settings."""

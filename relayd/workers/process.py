@@ -22,6 +22,7 @@ from itertools import count
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.route import Site
+from relayd.relay.ports import Permit
 from relayd.relay.settings import RelaySettings
 from relayd.workers import codec, codec_sites, messages
 from relayd.workers.channel import Channel, Message, Told
@@ -59,6 +60,7 @@ class Process:
             messages.RAISED: self._raised,
             messages.LOOK_UP: self._look_up,
             messages.ASK_TOKEN: self._ask_token,
+            messages.ASK_PERMIT: self._ask_permit,
             messages.TLS: self._tls,
             messages.FIGURES: lambda figures: ports.measured(codec.figures_of(figures)),
             messages.PONG: self._answered,
@@ -118,12 +120,12 @@ class Process:
 
     # what it is asked
 
-    def begin(self, site: Site, deliveries: Sequence[Delivery]) -> tuple[int, Run]:
+    def begin(self, site: Site, deliveries: Sequence[Delivery], permit: Permit | None = None) -> tuple[int, Run]:
         """Let a relayer send deliveries to a site."""
-        number, run = next(self._numbers), Run(deliveries)
+        number, run = next(self._numbers), Run(deliveries, permit)
         self.runs[number] = run
         packed = [codec.pack_delivery(each) for each in deliveries]
-        self._channel.send((messages.RUN, number, codec_sites.pack_site(site), packed))
+        self._channel.send((messages.RUN, number, codec_sites.pack_site(site), packed, permit is not None))
         return number, run
 
     def finish(self, number: int) -> None:
@@ -237,6 +239,9 @@ class Process:
     def _ask_token(self, question: int, site: str, rejected: str) -> None:
         self._reply(question, self._grant(question, site, rejected))
 
+    def _ask_permit(self, question: int, number: int) -> None:
+        self._reply(question, self._permit(question, self.runs[number]))
+
     def _reply(self, question: int, answering: Coroutine[None, None, Message]) -> None:
         task = asyncio.create_task(self._answer(question, answering))
         self._asked.add(task)
@@ -260,6 +265,11 @@ class Process:
     async def _grant(self, question: int, site: str, rejected: str) -> Message:
         token = await self._ports.tokens.token(site, rejected=rejected)
         return (messages.TOKEN, question, codec_sites.pack_token(token))
+
+    async def _permit(self, question: int, run: Run) -> Message:
+        if run.permit is not None:
+            await run.permit()
+        return (messages.PERMIT, question)
 
     def _answered(self, ping: int, silent: dict[int, float]) -> None:
         for number, seconds in silent.items():

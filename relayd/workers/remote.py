@@ -10,6 +10,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Deferred, Scope
 from relayd.mail.reply import EnhancedStatus
 from relayd.mail.route import Site
+from relayd.relay.ports import Permit
 from relayd.relay.relayer import Ended
 from relayd.relay.reporter import until_done
 from relayd.workers.process import Process
@@ -33,8 +34,9 @@ class Workers(Protocol):
 class RemoteRelayer:
     """One run.  `run` is called once; `finish` and `stirred` may be at any time."""
 
-    def __init__(self, site: Site, workers: Workers) -> None:
+    def __init__(self, site: Site, workers: Workers, permit: Permit | None = None) -> None:
         self._site = site
+        self._permit = permit
         self._workers = workers
         self._finishing = asyncio.Event()
         self._process: Process | None = None
@@ -55,7 +57,7 @@ class RemoteRelayer:
         if process is None:
             return Ended(undone=tuple(deliveries), failure=None if self._finishing.is_set() else _NO_WORKER)
         self._process = process
-        self._number, self._run = process.begin(self._site, deliveries)
+        self._number, self._run = process.begin(self._site, deliveries, self._permit)
         if self._finishing.is_set():
             process.finish(self._number)
         try:

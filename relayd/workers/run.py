@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from relayd.mail.attempt import Attempt
 from relayd.mail.delivery import Delivery
 from relayd.mail.outcome import Delivered
+from relayd.relay.ports import Permit
 from relayd.relay.relayer import Ended
 from relayd.spool.notes import Claimed
 
@@ -19,10 +20,12 @@ class RelayerFailed(Exception):
 class Run:
     """`reported` has the ids of deliveries whose outcomes came; `over` is done when there is nothing more to come.
 
+    `permit` is awaited before each of its connections, if there is one.
     `silent` is for how many seconds it had not stirred when its worker was asked last.
     """
 
-    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+    def __init__(self, deliveries: Sequence[Delivery], permit: Permit | None = None) -> None:
+        self.permit = permit
         self.deliveries = tuple(deliveries)
         self.reported: set[str] = set()
         self.over: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()

@@ -91,6 +91,14 @@ class Upstream:
         token: str | Deferred = await self._ask(messages.ASK_TOKEN, site, rejected)
         return token
 
+    async def permit(self, run: int) -> None:
+        """See relayd/relay/ports.py.
+
+        Raises:
+            RuntimeError: the daemon's own trouble.
+        """
+        await self._ask(messages.ASK_PERMIT, run)
+
     async def _ask(self, what: str, *words: Any) -> Any:
         number = next(self._numbers)
         answer = self._questions[number] = asyncio.get_running_loop().create_future()
@@ -123,6 +131,10 @@ class Upstream:
     def granted(self, number: int, token: codec.Packed) -> None:
         """There is a token, or a reason why there is none."""
         self._answer(number, codec_sites.token_of(token))
+
+    def permitted(self, number: int) -> None:
+        """A run may connect."""
+        self._answer(number, None)
 
     def _answer(self, number: int, what: Any) -> None:
         answer = self._questions.get(number)

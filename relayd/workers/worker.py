@@ -125,6 +125,7 @@ class Worker:
             messages.REFUSED: upstream.refused,
             messages.FOUND: upstream.found,
             messages.TOKEN: upstream.granted,
+            messages.PERMIT: upstream.permitted,
             messages.NOT_FOUND: upstream.not_found,
             messages.PING: self._answer,
             messages.STOP: self._stop,
@@ -140,12 +141,13 @@ class Worker:
         assert self._upstream is not None
         self._upstream.withdrawn = frozenset(message_ids)
 
-    def _run(self, number: int, site: codec.Packed, packed: list[codec.Packed]) -> None:
+    def _run(self, number: int, site: codec.Packed, packed: list[codec.Packed], limited: bool) -> None:
         assert self._upstream is not None
         assert self._relayers is not None
         deliveries = [codec.delivery_of(each) for each in packed]
         self._upstream.begin(number, deliveries)
-        relayer = self._relayers.new(codec_sites.site_of(site))
+        permit = partial(self._upstream.permit, number) if limited else None
+        relayer = self._relayers.new(codec_sites.site_of(site), permit)
         task = asyncio.create_task(relayer.run(deliveries))
         self._runs[number] = relayer, task
         task.add_done_callback(partial(self._over, number, deliveries))

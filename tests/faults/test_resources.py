@@ -70,16 +70,17 @@ def test_with_few_file_descriptors_less_is_done_at_once_and_all_in_the_end(world
     assert "Traceback" not in daemon.log
 
 
+@pytest.mark.timeout(500)
 def test_with_forty_file_descriptors_from_the_start_mail_flows(world: World) -> None:
-    """P5: FAULTS.md's own number."""
+    """P5: FAULTS.md's own number.  Ten seconds, or minutes where much else runs: sites take what others lack."""
     many_sites(world, 30)
     world.configure(retry={"first": "300ms", "max": "500ms"})
     names = [f"r{number}@d{number % 30}.test" for number in range(90)]
     with world.relaying(prefix=["prlimit", "--nofile=40:40"]) as daemon:
         for name in names:
             world.send(name)
-        wait_until(lambda: set(recipients(world)) == set(names), "all of them", timeout=60)
-        wait_until(lambda: not world.queue(), "an empty queue", timeout=60)
+        wait_until(lambda: set(recipients(world)) == set(names), "all of them", timeout=200)
+        wait_until(lambda: not world.queue(), "an empty queue", timeout=200)
 
     assert max(recipients(world).values()) == 1
     assert "status=failed" not in daemon.log

@@ -32,7 +32,7 @@ from relayd.relay.equipment import Equipment
 from relayd.relay.hosts import HostMemory
 from relayd.relay.partings import Partings
 from relayd.relay.plans import Plan, PlanMemory
-from relayd.relay.ports import Ports
+from relayd.relay.ports import Permit, Ports
 from relayd.relay.recaster import Recaster
 from relayd.relay.relayer import Ended, Relayer
 from relayd.relay.settings import RelaySettings
@@ -247,8 +247,8 @@ class Bench:
         self.plans = PlanMemory(self.settings.plan_memory)
         self.contexts = contexts or TlsContexts()
 
-    def relayer(self, site: Site) -> Relayer:
-        return Relayer(site, self.equipment)
+    def relayer(self, site: Site, permit: Permit | None = None) -> Relayer:
+        return Relayer(site, self.equipment, permit)
 
     @property
     def equipment(self) -> Equipment:

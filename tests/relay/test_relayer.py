@@ -519,6 +519,23 @@ async def test_finish_does_not_wait_for_a_greeting() -> None:
         assert (len(ended.undone), ended.failure) == (2, None)
 
 
+async def test_finish_does_not_wait_for_leave_to_connect() -> None:
+    bench = Bench()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async with ScriptedServer() as server:
+        relayer = bench.relayer(a_site(server.port), never)
+        task = asyncio.create_task(relayer.run(deliveries(2)))
+        await asyncio.sleep(0.05)
+        assert asyncio.get_running_loop().time() - relayer.stirred < 0.01  # it is us who make it wait
+        relayer.finish()
+        ended = await asyncio.wait_for(task, 2)
+        assert (len(ended.undone), ended.failure) == (2, None)
+        assert not server.connections
+
+
 async def test_cancelled_it_resets_and_tells_what_may_have_arrived() -> None:
     bench = Bench()
     async with ScriptedServer({"final": STALL}) as server:

@@ -116,6 +116,24 @@ def test_a_handshake_that_fails_means_clear_text_only_where_that_is_allowed(
     on(loop, story())
 
 
+async def test_clear_text_after_a_handshake_that_failed_is_a_connection_of_its_own(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """connection_rate counts connections: a permit is awaited before each."""
+    asked: list[int] = []
+    bench = a_bench(authority, tmp_path)
+    async with a_server(authority, STARTTLS=Answer("220 go", then="close")) as server:
+
+        async def permit() -> None:
+            asked.append(len(server.connections))
+
+        ended = await bench.relayer(a_site(server.port, tls=OPTIONAL), permit).run([a_delivery()])
+        await bench.partings.over()
+
+    assert ended.delivered == 1
+    assert asked == [0, 1]
+
+
 @pytest.mark.parametrize("policy", ENFORCED)
 async def test_where_tls_is_required_and_not_offered_the_next_host_is_tried(
     policy: TlsPolicy, authority: Authority, tmp_path: Path

@@ -290,6 +290,50 @@ def test_a_connection_rate_bounds_how_many_are_opened() -> None:
     assert closed.gate == "connection-rate"
 
 
+def test_it_is_each_connection_that_is_counted_and_not_the_start_of_a_relayer() -> None:
+    scheduler = a_scheduler(connection_rate=Rate.parse("3/1m"))
+    scheduler.mail_due("site", "example.org", 10_000, NOW)
+    the_turn(scheduler)
+    assert scheduler.connects("site", NOW) is None
+
+    scheduler.wants_to_connect("site", NOW)  # in clear text
+    again = scheduler.connects("site", NOW)
+
+    assert again is not None
+    assert again - NOW == timedelta(seconds=20)
+    assert scheduler.connects("site", again) is None
+
+
+def test_a_relayer_that_waits_to_connect_goes_before_a_new_one() -> None:
+    scheduler = a_scheduler(connection_rate=Rate.parse("3/1m"))
+    scheduler.mail_due("site", "example.org", 10_000, NOW)
+    the_turn(scheduler)
+    scheduler.connects("site", NOW)
+    scheduler.wants_to_connect("site", NOW)
+    later = NOW + timedelta(seconds=20)
+
+    assert scheduler.next(later) is None
+    closed = scheduler.verdict("site", later)
+    assert closed is not None
+    assert (closed.gate, closed.until) == ("connection-rate", None)
+    assert closed.why == "at most 3 in 60 s; 1 before it have yet to connect"
+    scheduler.connects("site", later)
+    assert the_turn(scheduler, later + timedelta(seconds=20)).limited
+
+
+def test_a_relayer_that_did_not_connect_leaves_the_rate_as_it_was() -> None:
+    scheduler = a_scheduler(connection_rate=Rate.parse("3/1m"))
+    scheduler.mail_due("site", "example.org", 10_000, NOW)
+    turn = the_turn(scheduler)
+    scheduler.taken(turn, 0, NOW)
+    scheduler.mail_due("site", "example.org", 10_000, NOW)
+    assert scheduler.next(NOW) is None
+
+    scheduler.wants_no_more("site", NOW)
+
+    assert the_turn(scheduler).site == "site"
+
+
 def test_a_rate_outlives_the_mail_that_used_it_up() -> None:
     scheduler = a_scheduler(message_rate=Rate.parse("10/24h"))
     for minutes, expected in ((0, 1), (30, 0)):
@@ -365,12 +409,17 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = SiteLimits(max_connections=3, initial_connections=2, max_messages_per_connection=20)
+        rate = Rate.parse("20/10m")
+        self.limits = SiteLimits(
+            max_connections=3, initial_connections=2, max_messages_per_connection=20, connection_rate=rate
+        )
         self.settings = ScheduleSettings(max_connections=7, active_limit=60, limits=self.limits)
         self.scheduler = Scheduler(self.settings)
         self.now = NOW
         self.claiming: list[Turn] = []
         self.running: list[tuple[Turn, int]] = []
+        self.wanting: list[str] = []  # a site for each relayer that wants to connect
+        self.connected: list[tuple[str, datetime]] = []
 
     sites = st.sampled_from("abc")
 
@@ -385,6 +434,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert bool(turn) >= bool(waiting)
         if turn:
             self.claiming.append(turn)
+            self.wanting.append(turn.site)
+
+    @precondition(lambda self: self.wanting)
+    @rule()
+    def connect(self) -> None:
+        site = self.wanting[0]
+        again = self.scheduler.connects(site, self.now)
+        assert again is None or again > self.now
+        if again is None:
+            self.connected.append((self.wanting.pop(0), self.now))
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def connect_again(self) -> None:
+        turn, _ = self.running[0]
+        if self.wanting.count(turn.site) < self.scheduler.state_of(turn.site).running:
+            self.scheduler.wants_to_connect(turn.site, self.now)
+            self.wanting.append(turn.site)
 
     @precondition(lambda self: self.claiming)
     @rule(data=st.data())
@@ -398,6 +465,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["failed", "refused", "served", "crowded", "throttled"]), minutes=st.integers(1, 5))
     def end(self, how: str, minutes: int) -> None:
         turn, deliveries = self.running.pop(0)
+        if self.wanting.count(turn.site) == self.scheduler.state_of(turn.site).running:  # this one among them
+            self.wanting.remove(turn.site)
+            self.scheduler.wants_no_more(turn.site, self.now)
         complaint = None
         if how == "failed" or (how == "refused" and not self.scheduler.refused(turn.site, CROWDED, self.now)):
             self.scheduler.failed(turn.site, self.now + minutes * MINUTE, "refused", self.now)
@@ -429,6 +499,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(self.claiming) + len(self.running) <= self.settings.max_connections
         in_core = sum(t.batch for t in self.claiming) + sum(n for _, n in self.running)
         assert self.scheduler._in_core == in_core <= self.settings.active_limit
+
+    @invariant()
+    def the_rate_of_connections_is_kept(self) -> None:
+        for site in "abc":
+            times = [at for each, at in self.connected if each == site]
+            assert all(end - start >= 10 * MINUTE for start, end in zip(times, times[20:], strict=False))
+            assert self.scheduler.state_of(site).connecting == self.wanting.count(site)
 
 
 TestScheduler = SchedulerMachine.TestCase

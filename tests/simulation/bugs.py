@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.simulation.bugs_tables import TABLES
 from tests.simulation.mutating import Edit, Mutation
 
 
@@ -125,6 +126,41 @@ RELAYING = (
         "relay.exchange",
         "            self.engine.break_off(outcome, self._wire.unsent)\n            self._guard(self._report)\n",
         "            self.engine.break_off(outcome, self._wire.unsent)\n            self.engine.settled.clear()\n",
+    ),
+)
+
+LIMITED = ("PIPELINING", "8BITMIME", "LIMITS MAILMAX=2 RCPTMAX=2")
+LIMITS = (
+    Mutation(
+        name="a server's limit of messages on a connection is ignored: MAILMAX",
+        edits=(
+            Edit(
+                module="relay.quota",
+                before="        self.spent = self.spent or self._begun == self._limits.mails\n",
+                after="",
+            ),
+            Edit(
+                module="relay.quota",
+                before="        if self._limits.mails is None or self._begun < self._limits.mails:\n",
+                after="        if True:\n",
+            ),
+        ),
+        tempers={"offers": LIMITED},
+    ),
+    _bug(
+        "a message that needs several transactions is counted as one: MAILMAX",
+        "relay.quota",
+        "        if self._limits.mails is None or self._begun < self._limits.mails:\n",
+        "        if True:\n",
+        tempers={"offers": LIMITED},
+        rules={"max_recipients": 1},
+    ),
+    _bug(
+        "a server's limit of recipients in a transaction is ignored: RCPTMAX",
+        "relay.quota",
+        "        self.recipients = min(max_recipients, limits.recipients or max_recipients)\n",
+        "        self.recipients = max_recipients\n",
+        tempers={"offers": LIMITED},
     ),
 )
 
@@ -256,6 +292,13 @@ CLAIMING = (
         quiet=True,
     ),
     _bug(
+        "a relayer is given more than it may send on its connection",
+        "schedule.scheduler",
+        "        batch = min(max(share, SMALLEST_BATCH), state.limits.max_messages_per_connection)\n",
+        "        batch = max(share, SMALLEST_BATCH)\n",
+        rules={"per_connection": 2},
+    ),
+    _bug(
         "the rate of messages is ignored",
         "schedule.gates",
         _ALL_GATES,
@@ -265,11 +308,11 @@ CLAIMING = (
         quiet=True,
     ),
     _bug(
-        "the rate of connections is ignored",
-        "schedule.gates",
-        _ALL_GATES,
-        "    return back_off(site, now) or window(site, now) or message_rate(site, now)\n",
-        tempers=EASY,
+        "a run is counted as one connection, however many it makes",
+        "relay.entrance",
+        "        if self._permit is not None:\n",
+        "        if self._permit is not None and self.connects == 1:\n",
+        tempers=EASY | {"offers": ("PIPELINING", "STARTTLS")},
         rules={"connection_rate": "3/1m", "per_connection": 1},
         quiet=True,
     ),
@@ -338,6 +381,24 @@ SPOOLING = (
 
 OTHERS = (
     Mutation(
+        name="the rate of connections is ignored",
+        edits=(
+            Edit(
+                module="schedule.gates",
+                before=_ALL_GATES,
+                after="    return back_off(site, now) or window(site, now) or message_rate(site, now)\n",
+            ),
+            Edit(
+                module="schedule.scheduler",
+                before="            if not state.connections.room(rate, now):\n",
+                after="            if False:\n",
+            ),
+        ),
+        tempers=EASY,
+        rules={"connection_rate": "3/1m", "per_connection": 1},
+        quiet=True,
+    ),
+    Mutation(
         name="a mark of a possible duplicate is lost at the next attempt",
         edits=(
             Edit(
@@ -366,4 +427,4 @@ OTHERS = (
     ),
 )
 
-MUTATIONS = (*RELAYING, *SETTLING, *CLAIMING, *SPOOLING, *OTHERS)
+MUTATIONS = (*RELAYING, *LIMITS, *SETTLING, *CLAIMING, *SPOOLING, *OTHERS, *TABLES)

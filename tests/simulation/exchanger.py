@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterable
 
 from tests.simulation.connections import Connection, Cut, Peer
 from tests.simulation.facts import Facts, Take
+from tests.simulation.limits import Limits
 from tests.simulation.loop import Agenda
 from tests.simulation.temper import REPLIES, Temper
 
@@ -21,12 +23,15 @@ LONGEST_CUT = 3000  # octets
 class Exchanger:
     """One host; see the module."""
 
-    def __init__(self, name: str, temper: Temper, *, calm_at: float, agenda: Agenda, facts: Facts, seed: str) -> None:
+    def __init__(
+        self, name: str, temper: Temper, *, calm_at: float, agenda: Agenda, facts: Facts, limits: Limits, seed: str
+    ) -> None:
         self.name = name
         self.temper = temper
         self.chance = random.Random(f"{seed}/{name}")
         self.agenda = agenda
         self.facts = facts
+        self.limits = limits
         self.latency = temper.latency
         self.open = 0
         self.most_open = 0
@@ -110,6 +115,8 @@ class Conversation:
         self._chunk: tuple[int, bool] | None = None  # octets that are awaited, and whether they are the last
         self._broken = False  # a chunk was refused, and no RSET has come since
         self._begun = 0  # messages
+        self._told: dict[str, int] = {}  # LIMITS, by name
+        self._mails = self._rcpts = 0  # commands, on the connection and in the transaction
         self._dsn = False  # offered
         self._mailed_at = 0.0  # when the transaction began
         self._heard_at = exchanger.agenda.now
@@ -233,6 +240,7 @@ class Conversation:
             self._say(fault)
         elif verb == "EHLO":
             self._dsn = "DSN" in exchanger.temper.offers
+            self._told = _limits(exchanger.temper.offers)
             lines = (exchanger.name, *exchanger.temper.offers)
             self._say("\r\n".join(f"250{'-' if n < len(lines) - 1 else ' '}{each}" for n, each in enumerate(lines)))
         else:
@@ -246,6 +254,9 @@ class Conversation:
 
     def _mail(self, line: str) -> None:
         exchanger = self._exchanger
+        self._mails, self._rcpts = self._mails + 1, 0
+        self._count("MAILMAX", self._mails)
+        exchanger.limits.begun(self._connection, _address(line))
         if self._broken or self._sender is not None:
             self._say("503 5.5.1 bad sequence of commands")
             return
@@ -263,7 +274,16 @@ class Conversation:
             self._sender = _address(line)
             self._mailed_at = exchanger.agenda.now
 
+    def _count(self, name: str, number: int) -> None:
+        """See whether the client keeps to what it was told (RFC 9422)."""
+        if number == self._told.get(name, number) + 1:
+            self._exchanger.facts.breach(
+                f"c{self._connection.number}: {number} where {self._exchanger.name} told of {name}={number - 1}"
+            )
+
     def _rcpt(self, line: str) -> None:
+        self._rcpts += 1
+        self._count("RCPTMAX", self._rcpts)
         if self._sender is None:
             self._say("503 5.5.1 bad sequence of commands")
             return
@@ -351,6 +371,11 @@ class Conversation:
             connection.hang_up("fin" if "close" in then else "rst")
             self._end()
         return text.startswith("2") or text.endswith("\r\n250 2.0.0 ok")
+
+
+def _limits(offers: Iterable[str]) -> dict[str, int]:
+    words = (word for offer in offers if offer.startswith("LIMITS ") for word in offer.split()[1:])
+    return {name: int(value) for name, _, value in (word.partition("=") for word in words)}
 
 
 def _address(line: str) -> str:

@@ -19,15 +19,19 @@ class Limits:
         }
         self._open: set[int] = set()
         self._open_at: dict[int, set[int]] = {n: set() for n in range(len(scenario.sites))}
+        self._senders: dict[int, set[str]] = {}  # of what was begun on each connection
         self.most_open = 0
-        self.opened: dict[int, list[float]] = {n: [] for n in range(len(scenario.sites))}  # when connections were
+        self.tried: dict[int, list[float]] = {n: [] for n in range(len(scenario.sites))}  # when connections were
         self._network = network
+        network.dialled = self._dialled
         network.opened = self._opened
         network.counted_out = self._closed
 
+    def _dialled(self, address: str) -> None:
+        self.tried[self._site_of[address]].append(self._network.agenda.now)
+
     def _opened(self, connection: Connection) -> None:
         at_site = self._open_at[self._site_of[connection.address]]
-        self.opened[self._site_of[connection.address]].append(self._network.agenda.now)
         self._open.add(connection.number)
         at_site.add(connection.number)
         self.most_open = max(self.most_open, len(self._open))
@@ -35,6 +39,17 @@ class Limits:
             self._facts.breach(f"{_named(self._open)} are open, of {self._rules.max_connections}")
         if len(at_site) > self._rules.per_site:
             self._facts.breach(f"{_named(at_site)} are open to one site, of {self._rules.per_site}")
+
+    def begun(self, connection: Connection, sender: str) -> None:
+        """A transaction was begun.  Each message has a sender of its own, but for those from `<>`, and may need several
+        transactions."""
+        senders = self._senders.setdefault(connection.number, set())
+        if sender in senders:
+            return
+        senders.add(sender)
+        if len(senders) == self._rules.per_connection + 1:
+            number, most = connection.number, self._rules.per_connection
+            self._facts.breach(f"c{number} carries {len(senders)} messages, of at most {most}")
 
     def _closed(self, connection: Connection) -> None:
         self._open.discard(connection.number)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import inspect
 import itertools
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from tests.simulation.facts import Broken
 
 STORM = 400_000  # steps without a second passing
+MOST_FINALLYS = 20  # in which one coroutine awaits something
 _RESOLUTION = 1e-9
 _NEVER = float("inf")
 
@@ -193,9 +195,16 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]
         self.set_exception_handler(lambda loop, context: None)
-        for task in sorted(asyncio.all_tasks(self), key=lambda task: task.get_name()):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            _close(task.get_coro())
+        closed: set[asyncio.Task[Any]] = set()
+        asyncio._set_running_loop(self)  # for tasks that are made in a `finally`; they are closed as well
+        try:
+            while tasks := asyncio.all_tasks(self) - closed:
+                closed |= tasks
+                for task in sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name())):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(None)
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]
 
@@ -215,11 +224,23 @@ def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any
 
 
 def _close(coroutine: Any) -> None:
-    try:
-        coroutine.close()
-    except BaseException as error:  # it awaited something in its `finally`: nobody is there any more
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    """Let a coroutine end where it is, what it awaits before it; one that has not begun takes those with it that it was
+    to await."""
+    if inspect.iscoroutine(coroutine.cr_await):
+        _close(coroutine.cr_await)
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        for given in coroutine.cr_frame.f_locals.values():
+            for each in given if isinstance(given, tuple) else (given,):
+                if inspect.iscoroutine(each):
+                    _close(each)
+    for _ in range(MOST_FINALLYS):
+        try:
+            coroutine.close()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED:
+            return  # else it awaited something in a `finally`: nobody is there any more
 
 
 def run_on(loop: SimulatedLoop, story: Any) -> None:

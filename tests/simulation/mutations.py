@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.simulation.bugs import MUTATIONS
+from tests.simulation.command import run_on_sqlite
 from tests.simulation.drawing import draw
 from tests.simulation.mutating import Mutation, mutated
 from tests.simulation.runner import run
@@ -40,16 +41,16 @@ def hunted(mutation: Mutation, seeds: Iterable[int]) -> Found:
     for tried, seed in enumerate(seeds, 1):
         scenario = mutation.provoked(draw(seed, messages=1 + seed % SMALL))
         with mutated(mutation):
-            broken = _broken(scenario)
-        if broken and not _broken(scenario):
+            broken = _broken(scenario, sqlite=mutation.sqlite)
+        if broken and not _broken(scenario, sqlite=mutation.sqlite):
             return Found(name=mutation.name, seeds=tried, breach=broken, seconds=time.process_time() - began)
     return Found(name=mutation.name, seeds=0, breach="", seconds=time.process_time() - began)
 
 
-def _broken(scenario: Scenario) -> str:
+def _broken(scenario: Scenario, *, sqlite: bool) -> str:
     """Run it; return the first promise that was broken, empty if none was."""
     try:
-        return next(iter(run(scenario).broken), "")
+        return next(iter((run_on_sqlite if sqlite else run)(scenario).broken), "")
     except Exception as error:  # nothing is too good for a bug to raise
         return repr(error)
 

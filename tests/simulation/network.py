@@ -24,6 +24,7 @@ class Network:
         self.agenda = agenda
         self.facts = facts
         self.hosts: dict[str, Host] = {}
+        self.dialled: Callable[[str], None] = lambda address: None
         self.opened: Callable[[Connection], None] = lambda connection: None
         self.counted_out: Callable[[Connection], None] = lambda connection: None
         self._chance = chance
@@ -43,6 +44,7 @@ class Network:
         Raises:
             OSError: nobody is there, or nobody who wants us.
         """
+        self.dialled(address[0])
         host = self.hosts.get(address[0])
         if host is None:
             await asyncio.Event().wait()

@@ -15,8 +15,10 @@ from tests.simulation.tables import BODY_KEPT
 from tests.simulation.world import World
 
 LONGEST = 1500.0  # seconds: an attempt that hangs until its connection is given up
-MINUTE = 50.0  # seconds in which what took a minute's leave may arrive, and some on the way
+MINUTE = 60.0  # seconds
+TRAVEL = 10.0  # seconds that mail may be on its way
 FOR_EVER = 1e8  # seconds
+INSTANT = 0.001  # seconds: what clocks may differ by
 
 
 class Pace:
@@ -42,11 +44,13 @@ def judge_progress(world: World) -> None:
     """Note every promise that was broken, in the end."""
     _judge_what_is_left(world)
     _judge_what_was_given_up(world)
+    if world.scenario.uninterrupted:
+        _judge_connections(world)
     if world.scenario.quiet:
         _judge_knocking(world)
         for number, site in enumerate(world.scenario.sites):
             if len(site) == 1 and len(site[0].addresses) == 1 and _is_easy(site[0]):
-                _judge_rates(world, number, site[0])
+                _judge_messages(world, number, site[0])
 
 
 def _judge_what_is_left(world: World) -> None:
@@ -148,20 +152,25 @@ def _is_easy(host: HostPlan) -> bool:
     return not (temper.trouble or temper.cuts or temper.service or temper.final or temper.down or limits)
 
 
-def _judge_rates(world: World, number: int, host: HostPlan) -> None:
-    rules = world.scenario.rules
+def _judge_connections(world: World) -> None:
+    """Whatever is tried, to any address of a site, counts."""
+    for number, tried in world.limits.tried.items():
+        _judge_rate(world, number, "connections", world.scenario.rules.connection_rate, tried, MINUTE - INSTANT)
+
+
+def _judge_messages(world: World, number: int, host: HostPlan) -> None:
     first: dict[str, float] = {}
     for takes in world.facts.takes.values():
         for take in takes:
             if take.server == host.name:
                 first[take.queue_id] = min(take.at, first.get(take.queue_id, take.at))
-    _judge_rate(world, number, "messages", rules.message_rate, sorted(first.values()))
-    _judge_rate(world, number, "connections", rules.connection_rate, world.limits.opened[number])
+    rate = world.scenario.rules.message_rate
+    _judge_rate(world, number, "messages", rate, sorted(first.values()), MINUTE - TRAVEL)
 
 
-def _judge_rate(world: World, number: int, what: str, rate: str, times: Sequence[float]) -> None:
+def _judge_rate(world: World, number: int, what: str, rate: str, times: Sequence[float], period: float) -> None:
     most = int(rate.partition("/")[0] or len(times))
     for start, end in zip(times, times[most:], strict=False):
-        if end - start < MINUTE:
+        if end - start < period:
             world.facts.breach(f"site {number} got more than {rate}: {most + 1} {what} in {end - start:.0f} s")
             return

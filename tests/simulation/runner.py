@@ -103,7 +103,12 @@ class Run:
             world.facts.injected["start failed"] += 1
             start.abandon()
             loop.abandon()
+        except BaseException:
+            start.abandon()
+            loop.abandon()
+            raise
         finally:
+            loop.close()
             self._steps += loop.steps
             for each in loop.unhandled:
                 world.facts.breach(f"unhandled: {each}")

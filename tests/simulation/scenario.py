@@ -131,6 +131,12 @@ class Scenario:
         return not (self.strikes or self.kills or self.queue_faults or self.slow_disk)
 
     @property
+    def uninterrupted(self) -> bool:
+        """Whether the daemon runs in one piece, on one clock."""
+        ends = any(strike.what in ("stop", "kill", "power", "jump") for strike in self.strikes)
+        return not (ends or self.kills or self.disk_fails)  # without a disk it may not start
+
+    @property
     def clock_is_set(self) -> bool:
         """Whether the wall clock leaps."""
         return any(strike.what == "jump" for strike in self.strikes)

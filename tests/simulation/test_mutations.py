@@ -20,6 +20,12 @@ QUICK = (
     "a message whose answer is lost is not marked",
     "a message whose answer is lost is sent again at once",
     "what is reported wakes nobody",
+    "a run is counted as one connection, however many it makes",
+    "a relayer is given more than it may send on its connection",
+    "a server's limit of messages on a connection is ignored: MAILMAX",
+    "queue: what is in flight is claimed",
+    "queue: what is put off stays in flight",
+    "queue: recipients that are final count as open",
 )
 SEEDS = 30
 

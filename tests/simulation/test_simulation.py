@@ -6,9 +6,11 @@ printed, and whatever fails is replayed by the command that is told.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +27,11 @@ from tests.simulation.temper import Temper
 
 ROOT = Path(__file__).parents[2]
 PARTS = 8  # tests that may run at once
-FIXED, DAILY = 80, 80  # seeds of each part
+FIXED, DAILY = 120, 180  # seeds of each part
 SQLITE_PARTS, ON_SQLITE = 2, 40
 BURSTS = (8, 24)
+KILLED_WHILE_STARTING = (2, 3, 45, 54)
+WITH_A_RATE = 695  # 3 connections in a minute are allowed, and STARTTLS fails
 A_HOST = HostPlan(name="mx.test", addresses=("10.0.0.1",), preference=10, temper=Temper(final=1.0, cuts=0.1))
 A_DOMAIN = Domain(name="d.test", site=0)
 TEN = tuple(Drop(at=1.0, number=n, sender="s@d.test", to=(To(address=f"r0.m{n}@d.test"),)) for n in range(10))
@@ -75,6 +79,11 @@ def test_no_promise_is_broken_by_a_burst(seed: int) -> None:
     assert run(scenario_of(seed, bursts=True)).broken == ()
 
 
+def test_no_rate_is_exceeded_by_runs_that_connect_twice() -> None:
+    """A run was counted as one connection, also where STARTTLS failed and it went on in clear text by another."""
+    assert run(draw(WITH_A_RATE)).broken == ()
+
+
 def test_the_daemon_may_be_killed_at_any_step() -> None:
     """P1: two messages to three recipients, killed at one step after the other; each seventh, from a different one each
     day."""
@@ -91,6 +100,21 @@ def test_a_scenario_is_replayed_exactly() -> None:
 
     assert one == other
     assert one.digest != run(draw(6)).digest
+
+
+def test_a_daemon_that_is_killed_leaves_no_coroutine_behind_that_was_never_awaited() -> None:
+    told: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: told.append(repr(unraisable.exc_value))
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            starts = sum(run(draw(seed)).starts for seed in KILLED_WHILE_STARTING)
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+    assert starts > 2 * len(KILLED_WHILE_STARTING)
+    assert told + [str(each.message) for each in warned] == []
 
 
 def test_it_is_replayed_exactly_by_another_process() -> None:

@@ -94,6 +94,7 @@ class World:
             calm_at=self.scenario.calm_at,
             agenda=self.agenda,
             facts=self.facts,
+            limits=self.limits,
             seed=str(self.scenario.seed),
         )
         for address in host.addresses:

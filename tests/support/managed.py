@@ -264,7 +264,7 @@ async def managing(
         queue=world,
         router=world,
         attempts=world,
-        new_relayer=lambda site: ARelayer(world),
+        new_relayer=lambda site, permit=None: ARelayer(world),
         clock=clock,
         events=world.events.append,
     )

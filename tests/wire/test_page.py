@@ -188,7 +188,7 @@ def test_with_a_token_it_asks_for_it_and_messages_can_be_acted_on(world: World, 
         world.send("grey@example.test")
         site.daemon.logged("r=grey@example.test status=deferred")
         browser.open(site.url)
-        browser.until(lambda: browser.run("document.getElementById('token-dialog').open"), "the question")
+        browser.until(lambda: browser.run("document.getElementById('token-dialog')?.open === true"), "the question")
         browser.press(*"open-sesame", "Enter")
         live(browser)
         browser.run("explain('grey@example.test')")

@@ -72,6 +72,44 @@ class TestWhileTheyLive:
 
         as_the_daemon(story())
 
+    def test_a_relayer_of_a_limited_site_asks_before_each_connection(self, tmp_path: Path) -> None:
+        async def story() -> None:
+            async with working(tmp_path) as yard, ScriptedServer() as server:
+                asked: list[int] = []
+
+                async def permit() -> None:
+                    asked.append(len(server.connections))
+
+                site = a_site(closed_port(), server.port)
+                ended = await yard.pool.new(site, permit).run(yard.deliveries("M1"))
+
+                assert ended.delivered == 1
+                assert asked == [0, 0]
+
+        as_the_daemon(story())
+
+    def test_one_that_may_not_connect_can_be_told_to_finish(self, tmp_path: Path) -> None:
+        async def story() -> None:
+            async with working(tmp_path) as yard, ScriptedServer() as server:
+                asked, may = asyncio.Event(), asyncio.Event()
+
+                async def permit() -> None:
+                    asked.set()
+                    await may.wait()
+
+                relayer = yard.pool.new(a_site(server.port), permit)
+                run = asyncio.create_task(relayer.run(yard.deliveries("M1")))
+                await asked.wait()
+                relayer.finish()
+                ended = await run
+                may.set()  # nobody asks any more
+                await yard.pool.noticed()
+
+                assert (ids(ended.undone), ended.failure) == (["M1"], None)
+                assert not server.connections
+
+        as_the_daemon(story())
+
     def test_a_site_that_cannot_be_reached_is_the_failure_and_all_is_undone(self, tmp_path: Path) -> None:
         async def story() -> None:
             async with working(tmp_path) as yard:

@@ -120,7 +120,7 @@ def test_where_the_channel_ends_its_connections_are_reset_and_it_ends(tmp_path: 
         async with ScriptedServer({"final": STALL, "EHLO": LOCK_STEP}) as server, driving() as driven:
             site = a_site(server.port)
             driven.channel.send((messages.START, pickled(setup)))
-            driven.channel.send((messages.RUN, 7, codec_sites.pack_site(site), batch))
+            driven.channel.send((messages.RUN, 7, codec_sites.pack_site(site), batch, False))
             await until(lambda: messages.LOOK_UP in driven.names(), seconds=60)
             found = await yard.book.addresses(site.hosts[0][0], site, ())
             driven.channel.send((messages.FOUND, 0, codec_sites.pack_targets(found)))
