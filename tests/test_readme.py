@@ -175,7 +175,7 @@ def test_what_the_pages_copy_is_there(page: Path) -> None:
 @pytest.mark.parametrize("page", [README, OPERATIONS], ids=name_of)
 def test_the_targets_that_the_pages_name_are_in_the_makefile(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|`)make (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
 
     assert phony is not None
