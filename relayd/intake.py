@@ -71,6 +71,7 @@ class Intake:
         try:
             accepted = await self._spool.accept(submissions)
         except Exception as error:
+            self._pickup.release()  # where descriptors are what lacks, the next try needs some
             self._not_before = self._monotonic() + PAUSE
             self._health.failed(PART, error)
             return False

@@ -24,7 +24,10 @@ class Pickup(Protocol):
     """The drop directory."""
 
     async def take(self, limit: int) -> list[Submission]:
-        """Return up to `limit` messages that are ready."""
+        """Return up to `limit` messages that are ready; their files are held open until the next call, or `release`."""
+
+    def release(self) -> None:
+        """Close what `take` holds open: whatever was not placed by now is to be taken anew."""
 
     async def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` when something arrives, until cancelled; return early if the system has no file events."""

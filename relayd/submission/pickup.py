@@ -2,7 +2,8 @@
 
 `take` is called when something was heard and once in each period; each call does a bounded piece of work in a
 thread.  Whoever calls it owns what it returns: each submission must be added to the queue (and so leave the drop
-directory) or given back before `take` is called again, since a file that is still there is found again.
+directory) or given back before `take` is called again, since a file that is still there is found again.  What could
+not be placed at all stays where it is, and is released.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Pickup:
                 raise
         self._pass_on(taken.events)
         return taken.submissions
+
+    def release(self) -> None:
+        """Close the files that `take` holds open so that no other has their number."""
+        self._taker.release()
 
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         """Put back what could not be added; it will be taken again, with a new id.

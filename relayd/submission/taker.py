@@ -103,7 +103,7 @@ class Taker:
 
     def close(self) -> None:
         """Close the directory that is being scanned, and what is held open."""
-        self._release()
+        self.release()
         self._end_early()
 
     def _end_early(self) -> None:
@@ -112,7 +112,8 @@ class Taker:
             self._scan.close()
             self._scan = None
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Close what is held open of the submissions of the last call."""
         held, self._held = self._held, []
         for descriptor in held:
             os.close(descriptor)
@@ -122,7 +123,7 @@ class Taker:
 
         Bounded: NAMES_AT_ONCE names, a quarter of our descriptors, and about SECONDS_AT_ONCE and one file.
         """
-        self._release()
+        self.release()
         self._taken, self._identities = Taken(), set()
         now = self._monotonic()
         if limit <= 0 or (self.paused_until is not None and now < self.paused_until):

@@ -71,12 +71,15 @@ def test_with_few_file_descriptors_less_is_done_at_once_and_all_in_the_end(world
 
 
 @pytest.mark.timeout(500)
-def test_with_forty_file_descriptors_from_the_start_mail_flows(world: World) -> None:
-    """P5: FAULTS.md's own number.  Ten seconds, or minutes where much else runs: sites take what others lack."""
+@pytest.mark.parametrize("most", [40, 34])
+def test_with_forty_file_descriptors_from_the_start_mail_flows(world: World, most: int) -> None:
+    """P5: FAULTS.md's own number, and six more than a daemon has open that does nothing: what came in and cannot be
+    synced must not hold those open that the sync needs.  Ten seconds, or minutes where much else runs: sites take what
+    others lack."""
     many_sites(world, 30)
     world.configure(retry={"first": "300ms", "max": "500ms"})
     names = [f"r{number}@d{number % 30}.test" for number in range(90)]
-    with world.relaying(prefix=["prlimit", "--nofile=40:40"]) as daemon:
+    with world.relaying(prefix=["prlimit", f"--nofile={most}:{most}"]) as daemon:
         for name in names:
             world.send(name)
         wait_until(lambda: set(recipients(world)) == set(names), "all of them", timeout=200)

@@ -129,6 +129,9 @@ class MemoryPickup:
         self._left = {name: until for name, until in self._left.items() if name in self._disk.dropped}
         return min(self._left.values(), default=None)
 
+    def release(self) -> None:
+        """Nothing is open: no number of a file comes again here."""
+
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         for each in submissions:
             self._left[each.file] = self._monotonic() + STUCK_PAUSE

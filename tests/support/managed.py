@@ -220,6 +220,9 @@ class APickup:
         self.looks += 1
         return self.dropped[:limit]
 
+    def release(self) -> None:
+        """Nothing is open."""
+
     async def give_back(self, submissions: Sequence[Submission], *, reason: str = "") -> None:
         self.left += [reason for _ in submissions]
 
