@@ -3,8 +3,10 @@
 Two lines a delivery, `begun lease id` and `ending lease id`, into a mapped file of this start of the daemon: no system
 call, no sync.  The page cache outlives a killed process, so after that only what was ending is marked as a possible
 duplicate, and only what was begun counts as having been in hand.  It does not outlive the machine: the first line is
-the boot's id, and notes of another boot are not believed.  The file's blocks are allocated when it is made, so that
-a full disk cannot make a note fail in the middle.  A full file is begun anew, with what is still in flight.
+the boot's id, and notes of another boot are not believed.  Nor need the disk have what the cache had, where an error
+made it read-only: notes that would have to be read from it are not believed either.  The file's blocks are allocated
+when it is made, so that a full disk cannot make a note fail in the middle.  A full file is begun anew, with what is
+still in flight.
 
 A worker has a file of its own, `notes.<owner>.<number>`: the daemon reads it when the worker has died, or the next
 start with all others.
@@ -136,11 +138,15 @@ def _allocated(path: Path, size: int) -> mmap.mmap:
 
 
 def read(path: Path, boot: str) -> Noted | None:
-    """Return what a file notes, None if it is not to be believed: it is not of this boot, or damaged.
+    """Return what a file notes, None if it is not to be believed: it is not in core, not of this boot, or damaged.
 
     What follows the last end of a line is a note that was not finished, so what it was to tell did not happen.
     """
-    first, *lines = path.read_bytes().partition(b"\0")[0].rpartition(b"\n")[0].decode("ascii", "replace").split("\n")
+    with path.open("rb", buffering=0) as file:
+        if not _is_in_core(file.fileno()):
+            return None
+        octets = file.read()
+    first, *lines = octets.partition(b"\0")[0].rpartition(b"\n")[0].decode("ascii", "replace").split("\n")
     if first != boot:
         return None
     begun, ending = set(), set()
@@ -153,6 +159,21 @@ def read(path: Path, boot: str) -> Noted | None:
         if note[1] == ENDING:
             ending.add(claimed)
     return Noted(begun=frozenset(begun), ending=frozenset(ending))
+
+
+def _is_in_core(descriptor: int) -> bool:
+    """Whether the first octets of a file are in the page cache, or its file system cannot tell (preadv2(2)).
+
+    Where they are not, the disk may have an older version: a file system that an error made read-only keeps what comes
+    after it in core alone, until it is unmounted.
+    """
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def earlier(directory: Path) -> list[Path]:

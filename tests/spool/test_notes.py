@@ -37,6 +37,19 @@ def test_notes_survive_a_kill(tmp_path: Path) -> None:
     assert noted_by(earlier(tmp_path), boot_id()) == Noted(begun=frozenset({(7, "A")}), ending=frozenset({(7, "A")}))
 
 
+def test_notes_that_only_the_disk_has_are_not_believed(tmp_path: Path) -> None:
+    """It may have an older version: see tests/faults/test_disk_turned_read_only.py."""
+    notes = Notes.open(tmp_path, "owner")
+    notes.ending(7, "A")
+    notes.close()
+    descriptor = os.open(tmp_path / "notes.owner", os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+    assert [read(tmp_path / "notes.owner", boot_id()) for _ in range(2)] == [None, None]
+
+
 def test_the_notes_of_workers_are_read_with_those_of_their_daemon(tmp_path: Path) -> None:
     notes = Notes.open(tmp_path, "owner")
     notes.beginning(7, "A")

@@ -76,6 +76,46 @@ def small_disk(path: Path, options: str = "size=64m") -> Iterator[SmallDisk]:
         unmount(path)
 
 
+class JournaledDisk:
+    """An ext4 in the file `image` at `path`, which the kernel turns read-only after an error."""
+
+    def __init__(self, path: Path, image: Path) -> None:
+        self.path = path
+        self.image = image
+
+    def mount(self) -> None:
+        """Make it a part of the tree, owned by whoever owned it."""
+        mount("-o", "loop,errors=remount-ro", str(self.image), str(self.path))
+
+    def fail(self) -> None:
+        """Let the kernel find an error: from now on nothing that is not synced gets to the disk."""
+        device = os.stat(self.path).st_dev
+        name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+        Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("found by a test")
+
+    def repair(self) -> None:
+        """Check it and mount it again, when nobody uses it any more."""
+        subprocess.run(["umount", str(self.path)], check=True)
+        checked = subprocess.run(["e2fsck", "-f", "-y", str(self.image)], capture_output=True, text=True, check=False)
+        assert checked.returncode in (0, 1), checked.stdout  # 1: errors were corrected
+        self.mount()
+
+
+@contextmanager
+def journaled_disk(path: Path, image: Path) -> Iterator[JournaledDisk]:
+    """Make an ext4 of 64 MiB and mount it at `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(64 * 1024 * 1024)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    disk = JournaledDisk(path, image)
+    disk.mount()
+    try:
+        yield disk
+    finally:
+        unmount(path)
+
+
 @contextmanager
 def read_only(path: Path) -> Iterator[None]:
     """Let `path` be read-only to whoever looks it up while the context lasts; files that are open stay writable."""
