@@ -287,5 +287,23 @@ def test_the_operators_page_names_every_key_of_an_attempts_line() -> None:
 @pytest.mark.skipif(not os.access(ROOT / ".git", os.R_OK), reason="not a work tree")
 def test_the_makefiles_targets_can_be_made() -> None:
     for target in ("demo", "run", "test", "check", "format", "bench", "clean"):
-        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=30)
-        assert done.returncode == 0, done.stderr
+        made(target)
+
+
+@pytest.mark.parametrize("target", ["simulate", "mutations", "kill-sweep", "power-cut", "soak", "fuzz"])
+def test_the_makefiles_options_are_those_of_its_programs(target: str) -> None:
+    programs = re.findall(r"python -m (tests\.\S+|benchmarks\.\S+)(.*)", made(target).replace("\\\n", " "))
+
+    assert programs
+    for module, arguments in programs:
+        told = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert set(re.findall(r"--[a-z]+", arguments)) <= set(re.findall(r"--[a-z]+", told.stdout)), told.stderr
+
+
+def made(target: str) -> str:
+    """Return the commands of a target of the Makefile."""
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.simulation.bugs_tables import TABLES
 from tests.simulation.mutating import Edit, Mutation
+from tests.simulation.scenario import Strike
 
 
 def _bug(name: str, module: str, before: str, after: str, **provoked: Any) -> Mutation:
@@ -14,7 +15,7 @@ def _bug(name: str, module: str, before: str, after: str, **provoked: Any) -> Mu
 
 EASY = {"trouble": 0.0, "cuts": 0.0, "service": 0.0, "final": 0.0, "down": (), "greylist": 0.0}
 EASY |= {"connections": 0, "transactions": 0, "rate": 0}
-
+KILLED = {"kills": (150, 300, 80, 200, 500)}
 
 _ALL_GATES = (
     "    return back_off(site, now) or window(site, now) or connection_rate(site, now) or message_rate(site, now)\n"
@@ -333,6 +334,7 @@ CLAIMING = (
         "spool.settling",
         "    if before.removing and not delivered:\n",
         "    if False:\n",
+        world={"strikes": tuple(Strike(at=0.5 * number, what="remove", value=number % 12.0) for number in range(24))},
     ),
 )
 
@@ -349,12 +351,14 @@ SPOOLING = (
         "orphans",
         "            if first := await self._spool.adopt(found):\n",
         "            return\n            if first := None:\n",
+        world=KILLED,
     ),
     _bug(
         "a copy whose row is missing is adopted, and its original taken again",
         "spool.spool",
         "        if placed := [each for each in originals - known if self.bodies.exists(each)]:\n",
         "        if placed := []:\n",
+        world=KILLED,
     ),
     _bug(
         "rows that could not be committed are forgotten",

@@ -60,9 +60,9 @@ def _hunted(work: tuple[int, int]) -> Found:
     return hunted(MUTATIONS[number], range(seeds))
 
 
-def all_hunted(numbers: Iterable[int], seeds: int, processes: int) -> Iterator[Found]:
+def all_hunted(numbers: Iterable[int], seeds: int, jobs: int) -> Iterator[Found]:
     """Yield what became of each, as it comes."""
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
         yield from pool.imap_unordered(_hunted, [(number, seeds) for number in numbers])
 
 
@@ -71,11 +71,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations", description=main.__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     chosen = [n for n, each in enumerate(MUTATIONS) if all(word in each.name for word in options.words)]
     survived = 0
-    for found in all_hunted(chosen, options.seeds, options.processes):
+    for found in all_hunted(chosen, options.seeds, options.jobs):
         survived += not found.seeds
         after = f"{found.seeds:6}" if found.seeds else "SURVIVED"
         print(f"| {found.name} | {after} | {found.seconds:.1f} s | {found.breach[:100]} |", flush=True)

@@ -3,9 +3,11 @@ operator took back is not begun, and nothing is left on the disk."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from relayd.attempt.retry import CLOSEST
 from relayd.mail.events import Attempted
 from relayd.mail.recipient import Recipient, Status
 from tests.simulation.disk import INCOMING, NEW, REJECTED
@@ -18,26 +20,37 @@ LONGEST = 1500.0  # seconds: an attempt that hangs until its connection is given
 MINUTE = 60.0  # seconds
 TRAVEL = 10.0  # seconds that mail may be on its way
 FOR_EVER = 1e8  # seconds
+FEW = 5  # attempts, however short the time
+SPREAD = 0.8  # of the time until the next attempt is kept at least
 INSTANT = 0.001  # seconds: what clocks may differ by
 
 
 class Pace:
-    """Hears each attempt: none comes before it is due, unless somebody asked for it."""
+    """Hears each attempt: none comes before it is due, unless somebody asked for it, and they are not too many."""
 
     def __init__(self, scenario: Scenario, facts: Facts) -> None:
         asked = any(strike.what in ("retry", "jump", "kill", "power") for strike in scenario.strikes)
         self._watches = not (asked or scenario.kills)
         self._facts = facts
         self._before: dict[tuple[str, int], tuple[datetime | None, datetime | None]] = {}
+        self._count: Counter[tuple[str, int]] = Counter()
+        rules = scenario.rules
+        self._shortest = SPREAD * min(rules.first, rules.greylist, CLOSEST.total_seconds())
 
     def heard(self, event: Attempted) -> None:
         """Judge an attempt by the one before."""
         recipient = event.recipient
-        attempted, due = self._before.get((event.id, recipient.number), (None, None))
+        key = event.id, recipient.number
+        attempted, due = self._before.get(key, (None, None))
         early = due is not None and recipient.attempted is not None and recipient.attempted < due
         if self._watches and early and recipient.attempted != attempted:
             self._facts.breach(f"{event.id} to {recipient.address} was tried at {recipient.attempted}, due at {due}")
-        self._before[event.id, recipient.number] = recipient.attempted, recipient.due
+        self._before[key] = recipient.attempted, recipient.due
+        self._count[key] += 1
+        if self._watches and self._count[key] > FEW + event.age / self._shortest:
+            self._facts.breach(
+                f"{event.id} to {recipient.address} was tried {self._count[key]} times in {event.age:.0f} s"
+            )
 
 
 def judge_progress(world: World) -> None:
