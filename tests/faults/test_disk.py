@@ -20,6 +20,7 @@ from aiosmtpd.smtp import Envelope
 
 from tests.faults.sample import sampled
 from tests.support.disks import SmallDisk, calm, read_only, root_only, seen_degraded, small_disk, troubles
+from tests.support.mta import free_port
 from tests.support.process import Daemon, wait_until
 from tests.support.world import Exchanger, World, a_message
 
@@ -53,6 +54,7 @@ def unwritable(disk: SmallDisk) -> Iterator[None]:
 
 @pytest.fixture
 def disk(world: World) -> Iterator[SmallDisk]:
+    world.http_port = free_port()
     with small_disk(world.spool, "size=32m,nr_inodes=4096") as disk:
         yield disk
 

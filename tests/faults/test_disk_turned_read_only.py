@@ -17,6 +17,7 @@ import pytest
 from aiosmtpd.smtp import Envelope
 
 from tests.support.disks import JournaledDisk, calm, journaled_disk, root_only, seen_degraded
+from tests.support.mta import free_port
 from tests.support.process import wait_until
 from tests.support.world import Exchanger, World, with_and_without_workers
 
@@ -28,6 +29,7 @@ WATCHED = {"WATCHDOG_USEC": "400000"}  # so that the status is told often
 
 @pytest.fixture
 def disk(world: World) -> Iterator[JournaledDisk]:
+    world.http_port = free_port()
     with journaled_disk(world.spool, world.directory / "disk.img") as disk:
         yield disk
 

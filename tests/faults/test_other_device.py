@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import calm, mount, root_only, seen_degraded, small_disk, unmount
+from tests.support.mta import free_port
 from tests.support.process import wait_until
 from tests.support.world import Exchanger, World, a_message
 
@@ -91,6 +92,7 @@ def test_killed_while_it_copies_nothing_is_lost_and_nothing_comes_twice(world: W
 
 def test_a_drop_directory_that_is_mounted_and_taken_away_while_running(world: World, mx: Exchanger) -> None:
     """F12: told of, no storm, and taken up again; what lay in the other one is served when that is back."""
+    world.http_port = free_port()
     with world.relaying(environment={"WATCHDOG_USEC": "400000"}) as daemon:
         new = world.spool / "new"
         with small_disk(new):

@@ -5,6 +5,7 @@ Only root can mount.  Each is unmounted at the end, lazily, since a daemon that 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -160,10 +161,26 @@ def degraded(world: World) -> set[str]:
 
 
 def seen_degraded(world: World, daemon: Daemon, part: str) -> None:
-    """Wait until the trouble of a part is seen wherever one looks: log, doctor, the service manager's status."""
+    """Wait until the trouble of a part is seen wherever one looks: log, doctor, health, metrics, the service manager's
+    status."""
     daemon.logged(f"event=degraded part={part}")
     assert part in degraded(world)
+    health = asked(world, "healthz")
+    assert health.startswith("503 ")
+    assert f"{part} is degraded: " in health
+    assert f'relayd_part_degraded{{part="{part}"}} 1.0' in asked(world, "metrics")
     wait_until(lambda: _status_tells(daemon, part), f"a status that names {part}")
+
+
+def asked(world: World, path: str) -> str:
+    """Return the status and the answer of the daemon's web server."""
+    connection = http.client.HTTPConnection("127.0.0.1", world.http_port, timeout=10)
+    try:
+        connection.request("GET", f"/{path}")
+        answer = connection.getresponse()
+        return f"{answer.status} {answer.read().decode()}"
+    finally:
+        connection.close()
 
 
 def _status_tells(daemon: Daemon, part: str) -> bool:

@@ -99,6 +99,7 @@ class World:
         self.config_path = directory / "config.toml"
         self.port = 0
         self.processes = processes
+        self.http_port = 0  # of `[http]` on 127.0.0.1, if a test sets it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
@@ -163,6 +164,8 @@ class World:
             "retry": {"first": "300ms", "max": "2s"},
             "dns": {"nameservers": [self.dns.address]},
         }
+        if self.http_port:
+            base["http"] = {"listen": f"127.0.0.1:{self.http_port}"}
         tables: dict[str, Any] = {**base, **{k: v for k, v in sections.items() if k not in base}}
         for name, table in base.items():
             tables[name] = {**table, **sections.get(name, {})}
