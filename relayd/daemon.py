@@ -14,7 +14,6 @@ import random
 import signal
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import uvloop
 
@@ -26,7 +25,6 @@ from relayd.clock import Clock
 from relayd.config import load
 from relayd.control import Said, listen
 from relayd.desk import QueueDesk
-from relayd.https import Https
 from relayd.identity import Identity, hostname_of_machine, identity
 from relayd.mail.errors import ConfigError
 from relayd.mail.events import Degraded, Lifecycle, Restored, Warned
@@ -34,19 +32,12 @@ from relayd.manager import RelayManager
 from relayd.monitoring import Monitoring, Sources
 from relayd.observe.counters import Counted
 from relayd.observe.observing import Observing
-from relayd.password import read_password
-from relayd.plugs import LedgerPort, NamesPort, NotificationsPort
+from relayd.plugs import LedgerPort, NotificationsPort
 from relayd.relay.ports import Ports
 from relayd.relayers import BodiesPort, InHandPort, Relayers
 from relayd.report.settings import ReportSettings
-from relayd.route.cache import CachingResolver
 from relayd.route.own import own_addresses
-from relayd.route.resolver import DnsResolver
-from relayd.route.router import Router
-from relayd.route.sts_cache import StsCache
-from relayd.route.sts_source import StsPolicies
-from relayd.route.validation import DaneAvailability
-from relayd.route.watched import WatchedResolver
+from relayd.routing import Routing
 from relayd.schedule.scheduler import Scheduler
 from relayd.sections import Config
 from relayd.settings import (
@@ -54,7 +45,6 @@ from relayd.settings import (
     manager_settings,
     relay_settings,
     report_settings,
-    route_settings,
     schedule_settings,
     submission_settings,
 )
@@ -62,7 +52,6 @@ from relayd.spool.spool import Spool
 from relayd.submission.pickup import Pickup
 from relayd.supervisor import Supervisor
 from relayd.tlsrpt import TlsReports
-from relayd.tokens.tokens import Tokens
 from relayd.workers.pool import Pool
 from relayd.workers.ports import PoolPorts, Premises
 
@@ -101,7 +90,6 @@ class Daemon:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._manager: RelayManager
-        self._router: Router
         self._assembled = False  # the parts are there: before, a reload only has to replace the configuration
 
     async def serve(self, *, once: bool) -> int:
@@ -146,7 +134,16 @@ class Daemon:
 
     async def _assemble(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Build the parts in the order in which they need each other, and take up what an earlier start left."""
-        await self._assemble_ways(spool, stack)
+        self._routing = routing = Routing(
+            self._config,
+            self._identity,
+            clock=self._clock,
+            events=self._events,
+            asked=self._monitoring.asked,
+            sessions=lambda session: self._reports.session(session),
+        )
+        stack.push_async_callback(routing.close)
+        await routing.load()
         self._scheduler = Scheduler(schedule_settings(self._config))
         self._pickup = Pickup(submission_settings(self._config, self._identity), clock=self._clock, events=self._events)
         self._attempts = AttemptManager(
@@ -164,9 +161,9 @@ class Daemon:
         self._reports = TlsReports.build(
             self._report_settings(),
             spool,
-            resolver=self._resolver,
-            https=self._https,
-            policies=self._policies,
+            resolver=routing.resolver,
+            https=routing.https,
+            policies=routing.policies,
             added=lambda message: self._manager.arrived([message]),
             clock=self._clock,
             events=self._events,
@@ -180,7 +177,7 @@ class Daemon:
             pickup=self._pickup,
             spool=spool,
             queue=spool.queue,
-            router=self._router,
+            router=routing.router,
             attempts=self._attempts,
             new_relayer=self._relayers.new,
             clock=self._clock,
@@ -197,53 +194,11 @@ class Daemon:
         if isinstance(self._relayers, Pool):
             await self._relayers.begun()
 
-    async def _assemble_ways(self, spool: Spool, stack: AsyncExitStack) -> None:
-        """Build what finds where mail goes, and what is needed to get in there."""
-        self._resolver = DnsResolver(self._config.dns)
-        self._dane = DaneAvailability(
-            self._resolver, self._events, lambda: self._router.forget(), wanted=self._config.tls.dane
-        )
-        self._https = Https(NamesPort(lambda: self._router))
-        stack.push_async_callback(self._https.close)
-        watched = WatchedResolver(self._resolver, self._monitoring.asked)
-        self._texts = CachingResolver(watched, self._clock)
-        self._policies = await self._known_policies(spool.root / "mta-sts")
-        stack.push_async_callback(self._policies.close)
-        self._tokens = Tokens(
-            self._config.token_rules,
-            https=self._https,
-            read_secret=lambda path: read_password(path, self._config.spool),
-            clock=self._clock,
-            events=self._events,
-        )
-        stack.push_async_callback(self._tokens.close)
-        self._router = Router(
-            route_settings(self._config, self._identity),
-            watched,
-            clock=self._clock,
-            own_addresses=own_addresses,
-            policies=self._policies,
-            has_dane=self._dane.works,
-        )
-
-    async def _known_policies(self, directory: Path) -> StsPolicies:
-        """Return the source of MTA-STS policies, with those that an earlier start left."""
-        cache = StsCache(directory, jitter=random.random, events=self._events)
-        await cache.load(self._clock())
-        return StsPolicies(
-            cache,
-            self._texts,
-            self._https,
-            clock=self._clock,
-            events=self._events,
-            sessions=lambda session: self._reports.session(session),
-        )
-
     def _in_process(self, spool: Spool) -> Relayers:
         """Let relayers run here."""
         ports = Ports(
-            addresses=self._router,
-            tokens=self._tokens,
+            addresses=self._routing.router,
+            tokens=self._routing.tokens,
             reports=self._attempts,
             bodies=BodiesPort(spool.bodies),
             in_hand=InHandPort(spool.notes),
@@ -260,8 +215,8 @@ class Daemon:
         )
         ports = PoolPorts(
             reports=self._attempts,
-            addresses=self._router,
-            tokens=self._tokens,
+            addresses=self._routing.router,
+            tokens=self._routing.tokens,
             sessions=self._reports.session,
             bury=spool.queue.bury,
             premises=premises,
@@ -325,8 +280,7 @@ class Daemon:
         else:
             self._reports.start(lambda: self._config.relay.check_interval)
         beside = [asyncio.create_task(self._report_status()), asyncio.create_task(self._stop.wait())]
-        beside.append(asyncio.create_task(self._policies.run(lambda: self._config.tls.mta_sts)))
-        beside.append(asyncio.create_task(self._dane.watch()))
+        beside.append(asyncio.create_task(self._routing.run()))
         relaying = asyncio.create_task(self._manager.run(once=once))
         self._monitoring.started()
         try:
@@ -394,12 +348,7 @@ class Daemon:
         self._supervisor.ready()
 
     def _use(self, config: Config) -> None:
-        self._resolver.reload(config.dns)
-        self._dane.reload(wanted=config.tls.dane)
-        self._texts.clear()
-        self._https.reload()
-        self._tokens.reload(config.token_rules)
-        self._router.reload(route_settings(config, self._identity))
+        self._routing.reload(config, self._identity)
         self._scheduler.reload(schedule_settings(config), self._clock())
         self._pickup.reload(submission_settings(config, self._identity))
         self._attempts.reload(config.retry, self._identity.hostname)

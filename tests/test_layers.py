@@ -25,6 +25,7 @@ TOP = {
     "sections",
     "settings",
     "daemon",
+    "routing",
     "cli",
     "demo",
     "desk",
