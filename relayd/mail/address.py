@@ -96,6 +96,12 @@ class Address:
             raise InvalidAddress(f"longer than {MAX_PATH} octets: {text!r}")
         return address
 
+    def is_like(self, other: Address) -> bool:
+        """Whether it is the other one but for the case of ASCII letters: what people mean who look for a mailbox.  No
+        two mailboxes that differ by it alone are known in the field, though a host may have such (RFC 5321 section
+        2.4), so mail never goes by this."""
+        return self.domain == other.domain and folded(self.local_part) == folded(other.local_part)
+
     @property
     def smtputf8(self) -> bool:
         """Whether it can only be sent to a server that offers SMTPUTF8 (RFC 6531 section 3.2)."""
@@ -110,6 +116,11 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.local_part}@{self.domain}"
+
+
+def folded(text: str) -> str:
+    """Return `text` with its ASCII letters in lower case, as SQLite's `lower` has them."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 @lru_cache(KEPT)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from relayd.mail.address import Address
+from relayd.mail.address import Address, folded
 from relayd.mail.attempt import PastAttempt, PastOutcome, Tried
 from relayd.mail.recipient import Recipient, Status
 from relayd.mail.transcript import Line, Speaker, Transcript
@@ -35,9 +35,9 @@ SELECT_OF = f"SELECT {ATTEMPT} FROM attempts WHERE message = ? ORDER BY ended, f
 SELECT_ONLY = "SELECT tried, recipients FROM history WHERE id = ? AND tried <> ''"
 SELECT_TO = """
     SELECT DISTINCT message FROM recipients
-    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND local_part = ?2
+    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND lower(local_part) = ?2
     UNION
-    SELECT id FROM history WHERE instr(recipients, ?3) > 0
+    SELECT id FROM history WHERE instr(lower(recipients), ?3) > 0
     ORDER BY 1 DESC LIMIT ?4
 """
 
@@ -120,8 +120,8 @@ def forget(db: Database, message_ids: Collection[str]) -> None:
 def messages_to(db: Database, address: Address, limit: int) -> list[str]:
     """Return the ids of the `limit` newest messages to an address, waiting or finished.  It reads all the history: a
     second or so for a million."""
-    kept = f",{_json(storable(address.local_part))},{_json(address.domain)},"
-    found = db.execute(SELECT_TO, (address.domain, address.local_part, kept, limit))
+    kept = folded(f",{_json(storable(address.local_part))},{_json(address.domain)},")
+    found = db.execute(SELECT_TO, (address.domain, folded(address.local_part), kept, limit))
     return [row[0] for row in found]
 
 

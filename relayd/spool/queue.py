@@ -239,11 +239,15 @@ class Queue(Protocol):
         """Return what has finished since.  Takes a second or so for a million."""
 
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
-        """Return the ids of the `limit` oldest messages that wait for an address."""
+        """Return the ids of the `limit` oldest messages that wait for an address, whatever the case of its letters."""
+
+    async def foremost(self, destination: str) -> str | None:
+        """Return the id of the message that is due first of those that wait at a destination; where all of it is held
+        or in flight, that of one of these; None if nothing waits."""
 
     async def messages_to(self, address: Address, limit: int) -> list[str]:
-        """Return the ids of the `limit` newest messages to an address, in the queue or its history.  May take a second
-        for a million."""
+        """Return the ids of the `limit` newest messages to an address, whatever the case of its letters, waiting or
+        finished.  May take a second for a million."""
 
     async def attempts(self, message_id: str) -> list[PastAttempt]:
         """Return what is remembered of a message's attempts, in the order in which they ended.

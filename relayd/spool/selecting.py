@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from relayd.mail.address import folded
 from relayd.spool.rows import microseconds
 from relayd.spool.selection import Selection, Waiting
 
@@ -45,14 +46,14 @@ class Condition:
         if selection.sender is not None and selection.sender.startswith("@"):
             yield f"m.sender <> '' AND {self._matching(SENDERS_DOMAIN, selection.sender[1:])}"
         elif selection.sender is not None:
-            yield f"m.sender = {self.given(selection.sender)}"
+            yield f"lower(m.sender) = {self.given(folded(selection.sender))}"
 
     def _of_recipient(self, selection: Selection) -> Iterator[str]:
         if selection.domain:
             yield self._matching(DOMAIN, selection.domain)
         if selection.recipient is not None:
-            local_part, domain = selection.recipient.local_part, selection.recipient.domain
-            yield f"r.local_part = {self.given(local_part)} AND {DOMAIN} = {self.given(domain)}"
+            local_part, domain = folded(selection.recipient.local_part), selection.recipient.domain
+            yield f"lower(r.local_part) = {self.given(local_part)} AND {DOMAIN} = {self.given(domain)}"
         if selection.site:
             yield f"r.destination IN (SELECT destination FROM destinations WHERE site = {self.given(selection.site)})"
         if selection.waiting in (Waiting.QUEUED, Waiting.DEFERRED):

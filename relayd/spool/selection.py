@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from relayd.mail.address import Address
+from relayd.mail.address import Address, folded
 from relayd.mail.pattern import matches
 from relayd.mail.recipient import Recipient, Status
 
@@ -28,8 +28,8 @@ class Selection:
     """Messages of which all of this is true; what is None or empty is not asked for.
 
     `domain` (a pattern of mail/pattern.py), `recipient`, `site` and a `waiting` other than HELD are about one and the
-    same recipient that is not final.  `sender` is an address, a pattern behind an `@`, or empty for `<>`.  `up_to` is
-    the last id that is meant: what arrives later is not.
+    same recipient that is not final.  `sender` is an address, a pattern behind an `@`, or empty for `<>`.  Of addresses
+    the case of letters does not count.  `up_to` is the last id that is meant: what arrives later is not.
     """
 
     domain: str = ""
@@ -57,7 +57,7 @@ class Selection:
         return (
             not recipient.status.final
             and (not self.domain or matches(self.domain, recipient.address.domain))
-            and self.recipient in (None, recipient.address)
+            and (self.recipient is None or recipient.address.is_like(self.recipient))
             and self.site in ("", site)
             and (status is None or (recipient.status is status and not in_flight and not held))
             and (self.waiting is not Waiting.IN_FLIGHT or in_flight)
@@ -80,7 +80,7 @@ ALL = Selection()
 def _sent_by(wanted: str, sender: Address | None) -> bool:
     if wanted.startswith("@"):
         return sender is not None and matches(wanted[1:], sender.domain)
-    return str(sender or "") == wanted
+    return folded(str(sender or "")) == folded(wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,6 +313,9 @@ class SqliteQueue:
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look(lambda db: waiting.waiting_for(db, address, limit))
 
+    async def foremost(self, destination: str) -> str | None:
+        return await self._look(lambda db: waiting.foremost(db, destination))
+
     async def messages_to(self, address: Address, limit: int) -> list[str]:
         return await self._look(lambda db: attempts.messages_to(db, address, limit))
 

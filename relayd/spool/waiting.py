@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relayd.mail.address import Address
+from relayd.mail.address import Address, folded
 from relayd.mail.message import arrival_of, new_id
 from relayd.spool.database import Database
 from relayd.spool.queue import AGES, Census, Shape
@@ -29,8 +29,12 @@ SELECT_CENSUS = f"""
 """
 SELECT_WAITING_FOR = """
     SELECT DISTINCT message FROM recipients
-    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND local_part = ?2
+    WHERE (destination = ?1 OR destination LIKE '%/' || ?1) AND lower(local_part) = ?2
         AND status IN ('queued', 'deferred') ORDER BY message LIMIT ?3
+"""
+SELECT_FOREMOST = """
+    SELECT message FROM recipients WHERE destination = ? AND status IN ('queued', 'deferred')
+    ORDER BY waiting DESC, due, message LIMIT 1
 """
 
 
@@ -92,5 +96,11 @@ def _first_id(at: datetime) -> str:
 
 def waiting_for(db: Database, address: Address, limit: int) -> list[str]:
     """See the contract."""
-    rows = db.execute(SELECT_WAITING_FOR, (address.domain, address.local_part, limit))
+    rows = db.execute(SELECT_WAITING_FOR, (address.domain, folded(address.local_part), limit))
     return [row[0] for row in rows]
+
+
+def foremost(db: Database, destination: str) -> str | None:
+    """See the contract."""
+    row = db.execute(SELECT_FOREMOST, (destination,)).fetchone()
+    return None if row is None else str(row[0])

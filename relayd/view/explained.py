@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from relayd.explanation import Standing, blocking, written
+from relayd.mail.address import Address
 from relayd.mail.back_off import BackOff
 from relayd.spool.queue import HistoryRow, Listed, Shape
 from relayd.view.shape import back_off_summary
@@ -62,9 +63,10 @@ class Explanation:
 class Explained:
     """What was asked for, and an explanation for each of its destinations.
 
-    `daemon` tells whether one answered, None if there was nothing to ask.  `found` is the message, or the oldest that
-    waits for an address, or the newest of those that do not any more.  `messages` are the oldest that wait for an
-    address, with that one; `left_out` is how many destinations of a message are not explained, since it has very many.
+    `daemon` tells whether one answered, None if there was nothing to ask.  `found` is the message; or the oldest that
+    waits for an address, or the newest of those that do not any more; or the one that goes first to a domain.
+    `messages` are the oldest that wait for an address, with that one; `left_out` is how many destinations of a message
+    are not explained, since it has very many.
     """
 
     subject: str
@@ -76,6 +78,11 @@ class Explained:
     messages: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     left_out: int = 0
+
+    @property
+    def idle_address(self) -> bool:
+        """Whether it is an address for which nothing waits."""
+        return self.kind == "address" and not self.messages
 
 
 # for programs
@@ -139,6 +146,8 @@ def explained_lines(explained: Explained) -> Iterator[str]:
 def _lines(explained: Explained) -> Iterator[str]:
     match explained.found:
         case Listed() as listed:
+            if explained.kind == "domain":
+                yield f"Of what waits for {explained.subject} this goes first:"
             yield from lines(listed)
             if explained.expires and explained.explanations:
                 yield f"  what still waits is given up at {short_time(explained.expires)}"
@@ -147,15 +156,17 @@ def _lines(explained: Explained) -> Iterator[str]:
         case HistoryRow() as row:
             yield f"{row.id}  finished {short_time(row.finished)}: it waits for nothing"
             for recipient in row.recipients:
-                if explained.kind == "message" or str(recipient.address) == explained.subject:
+                if explained.kind == "message" or recipient.address.is_like(Address.parse(explained.subject)):
                     yield f"  {recipient.address}  {recipient.status.value}: {recipient.reply}"
             yield f"  what was tried, and said: relayd history {row.id}"
         case None:
             pass
+    if explained.idle_address and explained.found is None:
+        yield f"no mail for {explained.subject} waits"
     for message_id in explained.messages[1:]:
         yield f"{message_id} waits for {explained.subject} as well: relayd explain {message_id}"
     for number, explanation in enumerate(explained.explanations):
-        if number or explained.found or explained.messages:
+        if number or explained.found or explained.idle_address:
             yield ""
         yield from _explanation(explanation, explained)
     if explained.left_out:
@@ -206,7 +217,8 @@ def _id(explained: Explained) -> str:
 
 
 def _verdict(explanation: Explanation, blocked: Standing | None, explained: Explained) -> str:
-    nothing = explanation.here is not None and not (explanation.here.total or explanation.here.held)
+    here = explanation.here
+    nothing = explained.idle_address or (here is not None and not (here.total or here.held))
     what = "New mail would wait" if nothing else "It waits"
     if blocked is None:
         return (

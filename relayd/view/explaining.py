@@ -113,7 +113,7 @@ async def explained(sources: Sources, subject: str) -> Explained:
         return await _address(sources, subject, Address.parse(subject))
     if is_id(subject):
         raise RelaydError(f"no message {subject} in the queue or its history")
-    return await _destination(sources, subject, parse_domain(subject), None)
+    return await _domain(sources, subject, parse_domain(subject))
 
 
 def is_id(text: str) -> bool:
@@ -202,13 +202,33 @@ async def _address(sources: Sources, subject: str, address: Address) -> Explaine
     there = await _destination(sources, subject, address.domain, waiting)
     ids = waiting[:1] or await queue.messages_to(address, 1)
     found = await queue.show(ids[0]) if ids else None
+    return await _by_a_message(sources, there, found, lambda one: one.address.is_like(address))
+
+
+async def _domain(sources: Sources, subject: str, domain: str) -> Explained:
+    """Explain the message that goes first of those that wait for a domain."""
+    there = await _destination(sources, subject, domain, None)
+    first = await sources.queue.foremost(domain)
+    found = await sources.queue.show(first) if first else None
+    if not isinstance(found, Listed):
+        return there
+    return await _by_a_message(sources, there, found, lambda one: one.destination == domain)
+
+
+async def _by_a_message(
+    sources: Sources, there: Explained, found: Listed | HistoryRow | None, meant: Callable[[Recipient], bool]
+) -> Explained:
+    """Explain what waits by one message of it, and those of its recipients that are meant."""
     if not isinstance(found, Listed):
         return replace(there, found=found)
-    recipients = tuple(one for one in found.message.envelope.recipients if one.address == address)
-    only = replace(found.message, envelope=replace(found.message.envelope, recipients=recipients))
-    oldest = await _message(sources, subject, replace(found, message=only))
-    here = replace(oldest.explanations[0], here=there.explanations[0].here, at_site=there.explanations[0].at_site)
-    return replace(oldest, kind="address", messages=waiting, explanations=(here,))
+    envelope = found.message.envelope
+    only = replace(envelope, recipients=tuple(filter(meant, envelope.recipients)))
+    shown = await _message(sources, there.subject, replace(found, message=replace(found.message, envelope=only)))
+    if not shown.explanations:  # it ended meanwhile
+        return there
+    (asked,) = there.explanations
+    explanations = tuple(replace(each, here=asked.here, at_site=asked.at_site) for each in shown.explanations[:1])
+    return replace(shown, kind=there.kind, messages=there.messages, explanations=explanations)
 
 
 async def _destination(sources: Sources, subject: str, destination: str, messages: tuple[str, ...] | None) -> Explained:

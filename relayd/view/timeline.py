@@ -35,7 +35,7 @@ class Timeline:
     @property
     def recipients(self) -> tuple[Recipient, ...]:
         """Those that are asked for."""
-        return tuple(one for one in self.all_recipients if self.address in (None, one.address))
+        return tuple(one for one in self.all_recipients if self.address is None or one.address.is_like(self.address))
 
     def of(self, recipient: Recipient) -> Iterator[tuple[PastAttempt, PastOutcome]]:
         """Yield the attempts in which a recipient took part."""

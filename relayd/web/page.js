@@ -262,6 +262,7 @@ async function explain(subject) {
 function explained(said) {
   const parts = [];
   if (said.message && said.message.finished) parts.push(make("p", `${said.message.id} is finished: it waits for nothing.`, { className: "said" }));
+  if (said.kind === "domain" && said.message) parts.push(make("p", `Of what waits there ${said.message.id} goes first.`));
   for (const each of said.explanations) {
     parts.push(make("h3", `${each.destination}, ${each.site ? `at the site ${each.site}` : "at a site that is not known yet"}`));
     const blocking = each.gates.find((gate) => gate.gate === each.blocked_by);
@@ -277,7 +278,7 @@ function explained(said) {
     }
     parts.push(list);
   }
-  if (said.message && !said.message.finished) parts.push(verbs(said.message));
+  if (said.message && !said.message.finished && said.kind !== "domain") parts.push(verbs(said.message));
   return parts;
 }
 

@@ -133,7 +133,7 @@ def test_a_domain_counts_what_waits_there_and_at_its_site(relayd: CommandLine) -
     relayd("queue", "hold", held.id)
 
     said = relayd("explain", "ONE.example", "--json").json
-    lines = relayd("explain", "one.example").out.splitlines()
+    _, lines = (each.splitlines() for each in relayd("explain", "one.example").out.split("\n\n"))
 
     (explanation,) = said["explanations"]
     assert explanation["waiting"] == {
@@ -148,6 +148,38 @@ def test_a_domain_counts_what_waits_there_and_at_its_site(relayd: CommandLine) -
     assert lines[1] == "  2 recipients wait, 1 held, the oldest since 2026-11-21T12:00:00Z"
     assert lines[2].startswith("  at the site, of 2 destinations: 3 recipients wait, 1 held")
     assert lines[-1] == "It waits, since no daemon runs."
+
+
+def test_a_domain_is_explained_by_the_message_that_goes_first(relayd: CommandLine) -> None:
+    first = waiting(relayd, "ann@one.example", "bob@two.example")
+    relayd.queue(a_message("cyd@one.example", arrived=NOW + HOUR))
+    relayd("queue", "hold", first.id)
+
+    said, held = relayd("explain", "one.example"), relayd("explain", "two.example")
+
+    assert said.out.startswith("Of what waits for one.example this goes first:\n")
+    assert "cyd@one.example" in said.out
+    assert "ann@one.example" not in said.out
+    assert relayd("explain", "one.example", "--json").json["explanations"][0]["recipients"] == ["cyd@one.example"]
+    assert "bob@two.example" in held.out
+    assert held.out.endswith(f"It waits until it is released: relayd queue release {first.id}\n")
+
+
+def test_the_case_of_letters_does_not_keep_an_address_from_being_found(relayd: CommandLine) -> None:
+    message = waiting(relayd, "Ann@one.example")
+
+    assert relayd("explain", "aNN@ONE.example", "--json").json["message"]["id"] == message.id
+    assert relayd("history", "aNN@ONE.example", "--json").json[0]["id"] == message.id
+    assert [each["id"] for each in relayd("queue", "list", "--to", "aNN@ONE.example", "--json").json] == [message.id]
+
+
+def test_of_an_address_that_nobody_wrote_to_it_is_told(relayd: CommandLine) -> None:
+    relayd.queue(a_message("ann@one.example"))
+
+    said = relayd("explain", "nobody@one.example").out
+
+    assert said.startswith("no mail for nobody@one.example waits\n\none.example, at")
+    assert said.endswith("\nNew mail would wait, since no daemon runs.\n")
 
 
 def test_an_address_names_its_messages(relayd: CommandLine) -> None:

@@ -1126,8 +1126,10 @@ class TestSelection:
         assert await self.ids(queue, domain="ne.example") == []
         assert await self.ids(queue, recipient=Address("cyd", "two.example")) == [c.id]
         assert await self.ids(queue, recipient=Address("cyd", "one.example")) == []
+        assert await self.ids(queue, recipient=Address("CYD", "two.example")) == [c.id]
         assert await self.ids(queue, site="mx.one") == [a.id]
         assert await self.ids(queue, sender="") == [b.id]
+        assert await self.ids(queue, sender=str(SENDER).upper()) == [a.id]
         assert await self.ids(queue, sender=str(SENDER)) == [a.id]
         assert await self.ids(queue, sender="@a.two.example") == [c.id]
         assert await self.ids(queue, sender="@*.two.example") == [c.id]
@@ -1371,7 +1373,34 @@ class TestWaitingFor:
         await queue.add([young, old, other])
 
         assert await queue.waiting_for(Address("ann", "one.example"), 10) == [old.id, young.id]
-        assert await queue.waiting_for(Address("ann", "one.example"), 1) == [old.id]
+        assert await queue.waiting_for(Address("Ann", "one.example"), 1) == [old.id]
+
+    async def test_only_letters_of_ascii_are_the_same_in_either_case(self, queue: Queue) -> None:
+        message = a_message("M\xdcLLER@one.example")
+        await queue.add([message])
+
+        for local_part, found in [("m\xdcller", [message.id]), ("m\xfcller", [])]:
+            address = Address(local_part, "one.example")
+            assert await queue.waiting_for(address, 10) == found
+            assert await queue.messages_to(address, 10) == found
+            assert await queue.ids(Selection(recipient=address), "", 10) == found
+
+    async def test_what_goes_first_is_due_first_of_what_may_go(self, queue: Queue) -> None:
+        late, early, held, other = a_message(), a_message(), a_message(), a_message("ann@two.example")
+        await queue.add([held])
+        await queue.hold([held.id])
+        assert await queue.foremost("one.example") == held.id
+        await queue.add([late, early, other])
+        by_id = {each.id: each for each in await claimed(queue)}
+        await queue.settle(
+            [
+                settled(by_id[late.id], Status.DEFERRED, due=NOW + 2 * HOUR),
+                settled(by_id[early.id], Status.DEFERRED, due=NOW + HOUR),
+            ]
+        )
+
+        assert await queue.foremost("one.example") == early.id
+        assert await queue.foremost("three.example") is None
 
     async def test_what_is_held_or_in_flight_waits_and_what_is_final_does_not(self, queue: Queue) -> None:
         done, flying, held = a_message(), a_message(), a_message()
@@ -1501,7 +1530,9 @@ class TestAttempts:
             ids.append(message.id)
         await queue.remove(ids[:2], NOW)
 
-        assert await queue.messages_to(odd, 3) == ids[:0:-1]
+        assert (
+            await queue.messages_to(odd, 3) == await queue.messages_to(Address('A"b\\', "one.example"), 3) == ids[:0:-1]
+        )
         assert await queue.messages_to(Address("b", "one.example"), 10) != []
         assert await queue.messages_to(Address('a"b', "one.example"), 10) == []
 

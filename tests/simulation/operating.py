@@ -248,7 +248,16 @@ def _how(row: Row) -> Waiting:
 def waiting_for(db: Tables, address: Address, limit: int) -> list[str]:
     """See the contract."""
     rows = _open(db.messages.values())
-    return sorted({row.message.message.id for row in rows if row.recipient.address == address})[:limit]
+    return sorted({row.message.message.id for row in rows if row.recipient.address.is_like(address)})[:limit]
+
+
+def foremost(db: Tables, destination: str) -> str | None:
+    """See the contract."""
+    rows = [row for row in _open(db.messages.values()) if row.recipient.destination == destination]
+    if not rows:
+        return None
+    first = min((row.lease is not None or row.message.held, row.recipient.due, row.message.message.id) for row in rows)
+    return first[2]
 
 
 # sites

@@ -262,6 +262,9 @@ class MemoryQueue:
     async def waiting_for(self, address: Address, limit: int) -> list[str]:
         return await self._look("waiting_for", operating.waiting_for, address, limit)
 
+    async def foremost(self, destination: str) -> str | None:
+        return await self._look("foremost", operating.foremost, destination)
+
     async def leases(self) -> list[Lease]:
         return await self._look("leases", claiming.leases)
 

@@ -155,7 +155,7 @@ def messages_to(db: Tables, address: Address, limit: int) -> list[str]:
 
 
 def _has(recipients: Iterable[Recipient], address: Address) -> bool:
-    return any(recipient.address == address for recipient in recipients)
+    return any(recipient.address.is_like(address) for recipient in recipients)
 
 
 def _settle(db: Tables, settlement: Settlement, recipient: Recipient, new_id: NewId) -> Recipient | None:

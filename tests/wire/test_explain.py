@@ -141,7 +141,7 @@ def test_mail_for_a_dead_site_waits_for_its_back_off(world: World) -> None:
         assert "Connect" in evidence["reply"]
         assert explanation["gates"]["back-off"]["why"] == f"out of reach once: {evidence['reply']}"
     assert the(live)["gates"]["window"]["why"].startswith("0 of 1 connections in use")
-    assert the(domain)["blocked_by"] == "back-off"
+    assert not the(domain)["gates"]["back-off"]["open"]
     assert the(domain)["waiting"]["total"] == 1
     assert (the(domain)["waiting_at_site"]["total"], the(domain)["waiting_at_site"]["destinations"]) == (2, 2)
     assert f"since {the(live)['back_off']['since'][:19]}Z" in text
