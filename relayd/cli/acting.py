@@ -23,7 +23,7 @@ from relayd.cli.spool import SpoolBeside
 from relayd.control import knock
 from relayd.mail.errors import RelaydError
 from relayd.spool.queue import Listed
-from relayd.spool.selection import Chosen, Selection
+from relayd.spool.selection import Chosen, Selection, Waiting
 from relayd.spool.sqlite import SqliteQueue
 from relayd.view.shown import printable
 
@@ -36,12 +36,14 @@ Act = Callable[[SqliteQueue, Collection[str]], Awaitable[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """What is done: its name; `key` names the count in JSON, `done` says it in words."""
+    """What is done: its name; `key` names the count in JSON, `done` says it in words.  A selection means only messages
+    that wait as `waiting` says, unless it says otherwise."""
 
     name: str
     key: str
     done: str
     act: Act
+    waiting: Waiting | None = None
 
 
 @dataclass(slots=True)
@@ -112,13 +114,14 @@ async def _done(spool: SpoolBeside, what: Verb, wanted: Wanted) -> tuple[int, li
         if wanted.ids:
             missing = [each for each in wanted.ids if not isinstance(await queue.show(each), Listed)]
             return await what.act(queue, wanted.ids), missing
+        selection = replace(wanted.selection, waiting=wanted.selection.waiting or what.waiting)
         with Progress("counting") as progress:
-            chosen = await queue.chosen(wanted.selection)
+            chosen = await queue.chosen(selection)
         if not agreed(chosen, what.name, yes=wanted.yes, everything=wanted.everything):
             return None
         found = 0
         with Progress(what.name, chosen.messages) as progress:
-            async for piece in _pieces(queue, wanted.selection, chosen):
+            async for piece in _pieces(queue, selection, chosen):
                 found += await what.act(queue, piece)
                 progress.advance(len(piece))
         return found, []
@@ -141,7 +144,7 @@ def hold(spool: SpoolBeside) -> Verb:
 @verb("Let held messages be tried again.", "release")
 def release(spool: SpoolBeside) -> Verb:
     """See its help."""
-    return Verb(name="release", key="released", done="released", act=SqliteQueue.release)
+    return Verb(name="release", key="released", done="released", act=SqliteQueue.release, waiting=Waiting.HELD)
 
 
 @verb("Make messages due now, and forget that sites were out of reach.", "retry")

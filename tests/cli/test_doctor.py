@@ -48,7 +48,10 @@ def test_for_programs_a_finding_has_stable_keys() -> None:
 
 def test_a_large_queue_is_announced(relayd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "LARGE", 1000)
-    write_config(relayd.config, {"relay": {"spool": str(relayd.spool)}, "dns": {"nameservers": ["127.0.0.1:1"]}})
+    write_config(
+        relayd.config,
+        {"relay": {"spool": str(relayd.spool)}, "dns": {"nameservers": ["127.0.0.1:1"], "timeout": "200ms"}},
+    )
     relayd.queue()
 
     assert f"relayd: checking {relayd.spool}/queue.db, 0 MiB\n" in relayd("doctor").err
@@ -60,7 +63,7 @@ def test_who_may_not_look_is_told_so(capsys: pytest.CaptureFixture[str], closed:
     with tempfile.TemporaryDirectory() as directory:  # pytest's own are not open to other users
         relayd = CommandLine(Path(directory), capsys)
         settings = {"hostname": "relay.test", "spool": str(relayd.spool)}
-        write_config(relayd.config, {"relay": settings, "dns": {"nameservers": ["127.0.0.1:1"]}})
+        write_config(relayd.config, {"relay": settings, "dns": {"nameservers": ["127.0.0.1:1"], "timeout": "200ms"}})
         relayd.queue(*messages(1))
         (relayd.spool / "queue").mkdir()
         Path(directory).chmod(0o755)

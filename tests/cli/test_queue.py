@@ -222,6 +222,15 @@ def test_all_means_all_in_pieces_too(relayd: CommandLine, monkeypatch: pytest.Mo
     assert relayd("queue", "list", "--json").json == []
 
 
+def test_of_a_selection_what_is_held_is_released(relayd: CommandLine) -> None:
+    held, other = a_message("a@one.example"), a_message("b@one.example")
+    relayd.queue(held, other)
+    relayd("queue", "hold", held.id)
+
+    assert relayd("queue", "release", "--domain", "one.example", "--yes").out.startswith("1 released")
+    assert relayd("queue", "release", "--all").out.startswith("0 released")
+
+
 def test_all_of_nothing_is_nothing(relayd: CommandLine) -> None:
     relayd.queue()
 
@@ -424,6 +433,7 @@ def as_nobody(act: Callable[[], Said]) -> Said:
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         try:
+            act()  # imports what it needs: an interpreter in a home directory is not everybody's to read
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
