@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -23,7 +24,7 @@ from tests.kills.stories import HOME, Letter, Story
 from tests.support.world import octets
 
 IGNORED = re.compile(
-    r"lock|queue\.db|tlsrpt\.db|queue/notes\.[0-9A-Z]{20}(\.\d+)?"
+    r"lock|queue\.db|tlsrpt\.db(-journal)?|queue/notes\.[0-9A-Z]{20}(\.\d+)?"
 )  # what a spool at rest has, but for bodies
 
 
@@ -40,7 +41,7 @@ class Verdict:
 def judge(site: Site, story: Story, ended: Counter[str], kept: Iterable[str] = ()) -> Verdict:
     """Judge a run.  `ended`: whose end of data came before the drain; `kept`: files that may be in the spool."""
     log = site.log.read_text() + site.drained.read_text()
-    marked = set(re.findall(r"event=possible-duplicate \S+ r=(\S+)", log))
+    marked = set(re.findall(r"event=possible-duplicate \S+ r=(\S+)", log)) | _marked_in_history(site.spool)
     left = {_delivery(address) for address in ended}
     verdict = Verdict(marked=sorted(marked), early=sorted(each for each in marked if _delivery(each) not in left))
     for letter in story.letters:
@@ -48,6 +49,20 @@ def judge(site: Site, story: Story, ended: Counter[str], kept: Iterable[str] = (
         verdict.faults += _mistold(letter, site.ground.witness, marked, verdict)
     verdict.faults += _left(site.spool, story, set(kept))
     return verdict
+
+
+def _marked_in_history(spool: Path) -> set[str]:
+    """Return who was marked by whichever start, also by one whose log a power cut took."""
+    with _queue(spool) as database:
+        rows = database.execute("SELECT recipients FROM history").fetchall()
+    return {str(each.address) for (row,) in rows for each in compacted(row) if each.possible_duplicate}
+
+
+@contextmanager
+def _queue(spool: Path) -> Iterator[sqlite3.Connection]:
+    """Read the queue.  Nobody has it open, and it has no log: reading must not make one."""
+    with closing(sqlite3.connect(f"file:{spool / 'queue.db'}?immutable=1", uri=True)) as database:
+        yield database
 
 
 def _delivery(address: str) -> str:
@@ -125,14 +140,12 @@ def _told_of(message: Message) -> Iterator[tuple[str, str]]:
 def _left(spool: Path, story: Story, kept: set[str]) -> Iterator[str]:
     """Judge what is in the spool."""
     there = [path for path in spool.rglob("*") if not path.is_dir()]
-    # Nobody has it open, and it has no log: reading must not make one.
-    with sqlite3.connect(f"file:{spool / 'queue.db'}?immutable=1", uri=True) as database:
+    with _queue(spool) as database:
         for table in ("messages", "recipients", "notices"):
             (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
             if count:
                 yield f"{count} rows in {table}"
         rows = database.execute("SELECT id, sender, recipients, body FROM history").fetchall()
-    database.close()
     bodies = {identity for identity, _, _, body in rows if body == 2}  # of <>, kept for a time
     yield from _history(story, [(sender, recipients) for _, sender, recipients, _ in rows])
     yield from (f"the body of {row[0]} counts as there" for row in rows if row[3] == 1)
