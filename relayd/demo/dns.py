@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Self, cast
 
 import dns.exception
@@ -48,6 +49,7 @@ class DnsServer:
         self.queries: list[tuple[str, str]] = []
         self.faults: dict[Fault, dns.rcode.Rcode | None] = {}  # None: no answer at all
         self._zone: dict[dns.name.Name, Records] = {}
+        self._above: Counter[dns.name.Name] = Counter()  # how many names of the zone are below each
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
         self._connections: set[asyncio.Transport] = set()
@@ -93,7 +95,8 @@ class DnsServer:
     def remove(self, name: str) -> None:
         """Forget `name`: its records and its faults."""
         key = dns.name.from_text(name)
-        self._zone.pop(key, None)
+        if self._zone.pop(key, None) is not None:
+            self._above.subtract(_ancestors(key))
         self.faults = {fault: rcode for fault, rcode in self.faults.items() if fault[0] != key}
 
     def asked(self, name: str, rdtype: str | None = None) -> int:
@@ -102,6 +105,8 @@ class DnsServer:
 
     def _put(self, name: str, rdtype: str, values: list[str]) -> None:
         rrset = dns.rrset.from_text_list(dns.name.from_text(name), self.ttl, "IN", rdtype, values)
+        if rrset.name not in self._zone:
+            self._above.update(_ancestors(rrset.name))
         self._zone.setdefault(rrset.name, {})[rrset.rdtype] = rrset
 
     # The server.
@@ -192,7 +197,7 @@ class DnsServer:
                 dns.rrset.from_text(".", self.negative_ttl, "IN", "SOA", f". . 1 1 1 1 {self.negative_ttl}")
             )
             # A name with nothing of its own but others below it exists too (RFC 8020).
-            if records is None and not any(other.is_subdomain(name) for other in self._zone):
+            if records is None and not self._above[name]:
                 response.set_rcode(dns.rcode.NXDOMAIN)
         return response
 
@@ -245,6 +250,12 @@ class _Stream(asyncio.Protocol):
 
     def _write(self, answer: bytes) -> None:
         self._transport.write(len(answer).to_bytes(2) + answer)
+
+
+def _ancestors(name: dns.name.Name) -> Iterator[dns.name.Name]:
+    while name != dns.name.root:
+        name = name.parent()
+        yield name
 
 
 def _strings(text: str) -> str:
