@@ -24,7 +24,7 @@ UNIT = ROOT / "systemd" / "relayd.service"
 EXPOSURE = 1.5
 
 PROBE = """
-import errno, fcntl, mmap, os, socket, sys
+import ctypes, errno, fcntl, mmap, os, socket, sys
 def refused(act):
     try:
         act()
@@ -51,6 +51,9 @@ def owner(name):
         return os.getuid()
 print("processes of others", len([n for n in os.listdir("/proc") if n.isdigit() and owner(n) != os.getuid()]))
 print("lease", refused(lambda: fcntl.fcntl(os.open("/etc/passwd", os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)))
+page = mmap.mmap(-1, mmap.PAGESIZE)
+address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+print("mincore", ctypes.CDLL(None).mincore(ctypes.c_void_p(address), mmap.PAGESIZE, (ctypes.c_ubyte * 1)()))
 """
 
 
@@ -192,5 +195,6 @@ def test_the_sandbox_restricts_as_the_unit_says(tmp_path: Path) -> None:
         "devices fd",
         "processes of others 0",
         "lease allowed",
+        "mincore 0",
     ], done.stderr
     assert not Path("/tmp/mine").exists()

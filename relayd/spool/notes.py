@@ -14,6 +14,7 @@ start with all others.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
@@ -162,18 +163,28 @@ def read(path: Path, boot: str) -> Noted | None:
 
 
 def _is_in_core(descriptor: int) -> bool:
-    """Whether the first octets of a file are in the page cache, or its file system cannot tell (preadv2(2)).
+    """Whether the first page of a file is in the page cache, which nothing is read into for that (mincore(2)); True
+    where nobody tells.
 
-    Where they are not, the disk may have an older version: a file system that an error made read-only keeps what comes
+    Where it is not, the disk may have an older version: a file system that an error made read-only keeps what comes
     after it in core alone, until it is unmounted.
     """
-    try:
-        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
+    address = _LIBC.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
         return True
-    return True
+    try:
+        pages = (ctypes.c_ubyte * 1)(1)
+        _LIBC.mincore(address, mmap.PAGESIZE, pages)  # leaves them as they are if it fails
+        return bool(pages[0] & 1)
+    finally:
+        _LIBC.munmap(address, mmap.PAGESIZE)
+
+
+_LIBC = ctypes.CDLL(None)
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *3 * (ctypes.c_int,), ctypes.c_long)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_ubyte))
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 def earlier(directory: Path) -> list[Path]:
